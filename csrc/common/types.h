@@ -1,0 +1,43 @@
+// Plain types shared by every kernel. No torch, no allocation.
+#pragma once
+
+#include <cstdint>
+
+namespace w2s {
+
+enum class Dtype : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+
+// Storage-only 16-bit floats: kernels convert to fp32 at the load.
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+// A [rows, cols] view whose last dimension is contiguous. `stride` counts elements and is 64-bit,
+// so a row may lie beyond 2^31 elements from the first.
+struct Matrix {
+  const void* data;
+  Dtype dtype;
+  int64_t rows;
+  int64_t cols;
+  int64_t stride;
+};
+
+// Target token ids, int32 or int64, [rows, per_row] contiguous.
+struct Targets {
+  const void* data;
+  bool is_int64;
+  int64_t per_row;
+
+  int64_t at(int64_t index) const {
+    return is_int64 ? static_cast<const int64_t*>(data)[index]
+                    : static_cast<const int32_t*>(data)[index];
+  }
+};
+
+// A target with this value gives exactly 0 and exactly zero gradient, even on a NaN row.
+constexpr int64_t kIgnoreIndex = -100;
+
+}  // namespace w2s

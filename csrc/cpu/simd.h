@@ -1,0 +1,73 @@
+// Sixteen fp32 lanes, the same arithmetic on every instruction set: each ISA supplies the
+// primitives, everything built on them (exp, tanh) is written once, with explicit fused
+// multiply-adds, so all of them give the same bits.
+//
+// This header is compiled once per ISA inside namespace w2s::W2S_ISA. Nothing here may be an inline
+// function outside that namespace, nor use a std:: template that instantiates code: the linker keeps
+// one copy of such a function, and it could be the AVX-512 one.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "../common/types.h"
+
+#if defined(W2S_ISA_AVX512) || defined(W2S_ISA_AVX2)
+#include <immintrin.h>
+#endif
+
+namespace w2s {
+namespace W2S_ISA {
+
+#if defined(W2S_ISA_AVX512)
+#include "simd_avx512.inc"
+#elif defined(W2S_ISA_AVX2)
+#include "simd_avx2.inc"
+#else
+#include "simd_generic.inc"
+#endif
+
+// Lanes from `count` on become -inf: they add exactly nothing to a maximum or an exp-sum.
+template <class T>
+static inline f32x16 load_partial(const T* p, int64_t count) {
+  constexpr float kNegInf = -__builtin_inff();
+  alignas(64) float lanes[16];
+  alignas(32) T raw[16];
+  std::memset(raw, 0, sizeof(raw));
+  std::memcpy(raw, p, static_cast<size_t>(count) * sizeof(T));
+  store(lanes, load(raw));
+  for (int64_t i = count; i < 16; ++i) lanes[i] = kNegInf;
+  return load(lanes);
+}
+
+// exp(x) for x <= 0 (0 gives exactly 1; below -87, where the result leaves the normal range, and at
+// -inf, exactly 0). Cephes' degree-6 minimax polynomial about round(x / ln 2), error < 1 ulp.
+static inline f32x16 exp_nonpositive(f32x16 x) {
+  const f32x16 n = round_even(mul(max(x, set1(-87.0f)), set1(1.44269504088896341f)));
+  const f32x16 clamped = max(x, set1(-87.0f));
+  f32x16 r = fma(n, set1(-0.693359375f), clamped);
+  r = fma(n, set1(2.12194440e-4f), r);
+  f32x16 p = set1(1.9875691500e-4f);
+  p = fma(p, r, set1(1.3981999507e-3f));
+  p = fma(p, r, set1(8.3334519073e-3f));
+  p = fma(p, r, set1(4.1665795894e-2f));
+  p = fma(p, r, set1(1.6666665459e-1f));
+  p = fma(p, r, set1(5.0000001201e-1f));
+  p = fma(p, mul(r, r), add(r, set1(1.0f)));
+  return zero_where_less(x, set1(-87.0f), scale_by_power_of_two(p, n));
+}
+
+// tanh(x) = sign(x) (1 - e) / (1 + e), e = exp(-2|x|): absolute error of a few 2^-24.
+static inline f32x16 tanh_(f32x16 x) {
+  const f32x16 e = exp_nonpositive(mul(abs(x), set1(-2.0f)));
+  return copy_sign(div(sub(set1(1.0f), e), add(set1(1.0f), e)), x);
+}
+
+// What the model computes from a raw logit: softcap * tanh(z / softcap); a masked -inf stays masked.
+static inline f32x16 apply_softcap(f32x16 z, float softcap) {
+  const f32x16 capped = mul(set1(softcap), tanh_(div(z, set1(softcap))));
+  return neg_inf_where_equal(z, set1(-__builtin_inff()), capped);
+}
+
+}  // namespace W2S_ISA
+}  // namespace w2s
