@@ -1,4 +1,4 @@
-"""Builds the compiled kernels with CMake; installs without them where there is no compiler or torch.
+"""Builds the compiled kernels with CMake; installs without them if a compiler or torch is missing.
 
 The package works either way: without the library every op runs on its reference, and
 `python -m w2s_kernels.info` says why. W2S_REQUIRE_NATIVE=1 turns a missing library into an error.

