@@ -3,8 +3,8 @@
 // multiply-adds, so all of them give the same bits.
 //
 // This header is compiled once per ISA inside namespace w2s::W2S_ISA. Nothing here may be an inline
-// function outside that namespace, nor use a std:: template that instantiates code: the linker keeps
-// one copy of such a function, and it could be the AVX-512 one.
+// function outside that namespace, nor use a std:: template that instantiates code: the linker
+// keeps one copy of such a function, and it could be the AVX-512 one.
 #pragma once
 
 #include <cstdint>
@@ -40,6 +40,14 @@ static inline f32x16 load_partial(const T* p, int64_t count) {
   return load(lanes);
 }
 
+// Stores the first `count` lanes.
+template <class T>
+static inline void store_partial(T* p, f32x16 a, int64_t count) {
+  alignas(64) T lanes[16];
+  store(lanes, a);
+  std::memcpy(p, lanes, static_cast<size_t>(count) * sizeof(T));
+}
+
 // exp(x) for x <= 0 (0 gives exactly 1; below -87, where the result leaves the normal range, and at
 // -inf, exactly 0). Cephes' degree-6 minimax polynomial about round(x / ln 2), error < 1 ulp.
 static inline f32x16 exp_nonpositive(f32x16 x) {
@@ -63,7 +71,8 @@ static inline f32x16 tanh_(f32x16 x) {
   return copy_sign(div(sub(set1(1.0f), e), add(set1(1.0f), e)), x);
 }
 
-// What the model computes from a raw logit: softcap * tanh(z / softcap); a masked -inf stays masked.
+// What the model computes from a raw logit: softcap * tanh(z / softcap); a masked -inf stays
+// masked.
 static inline f32x16 apply_softcap(f32x16 z, float softcap) {
   const f32x16 capped = mul(set1(softcap), tanh_(div(z, set1(softcap))));
   return neg_inf_where_equal(z, set1(-__builtin_inff()), capped);

@@ -1,0 +1,83 @@
+// The CPU kernels behind plain functions: no torch here. torch_ops.cpp (torch tensors) and later
+// array_bindings.cpp (NumPy, DLPack) are the only callers. Shapes: N rows, V columns, K targets a
+// row.
+#pragma once
+
+#include <cstdint>
+
+#include "common/online_softmax.h"
+#include "common/types.h"
+
+namespace w2s {
+
+// Runs body(begin, end, context) over [begin, end) in pieces of at least `grain`.
+using ParallelBody = void (*)(int64_t begin, int64_t end, void* context);
+using ParallelFor = void (*)(int64_t begin, int64_t end, int64_t grain, ParallelBody body,
+                             void* context);
+// The one thread pool is the host's: torch_ops.cpp passes torch's own. Serial until set.
+void set_parallel_for(ParallelFor run);
+void parallel_for(int64_t begin, int64_t end, int64_t grain, ParallelBody body, void* context);
+
+template <class F>
+void parallel(int64_t begin, int64_t end, int64_t grain, const F& f) {
+  parallel_for(
+      begin, end, grain,
+      [](int64_t b, int64_t e, void* context) { (*static_cast<const F*>(context))(b, e); },
+      const_cast<F*>(&f));
+}
+
+// Instruction sets: the best one this processor runs, unless W2S_KERNELS_ISA or set_isa names
+// another.
+const char* isa_name();
+// Space-separated names of those that are compiled in and run here, best first.
+const char* isa_available();
+// False when `name` is not among them; nothing changes then.
+bool set_isa(const char* name);
+
+// How a row's logits are read. `temperature_rows` ([N] fp32) wins over `temperature`; an entry that
+// is not > 0 makes its row NaN. Columns from `valid` on are padding.
+struct LogitRule {
+  float temperature;
+  const float* temperature_rows;
+  float softcap;
+  int64_t valid;
+
+  float temperature_of(int64_t row) const {
+    return temperature_rows != nullptr ? temperature_rows[row] : temperature;
+  }
+};
+
+// Leaves of logits[N, V] into leaf[row * leaf_stride + i].
+void leaves_of(const Matrix& logits, const LogitRule& rule, bool entropy, LeafStats* leaf,
+               int64_t leaf_stride);
+
+// Soft-capped logits of the targets that lie in [vocab_start, vocab_start + rule.valid) into
+// z_target[N, K]; the others are left as they are.
+void target_logits(const Matrix& logits, const LogitRule& rule, const Targets& target,
+                   int64_t vocab_start, float* z_target);
+
+// (m, s) of each row from its leaves; `entropy` ([N], or null) in nats.
+void finish_rows(int64_t rows, const LogitRule& rule, const LeafStats* leaf, int64_t leaf_count,
+                 int64_t leaf_stride, float* m, double* s, float* entropy);
+
+// log softmax at the targets: ((z_t - m) / T - log s), rounded once; 0 at kIgnoreIndex, NaN at any
+// other target outside [0, vocab) and on rows without a finite logit.
+void finish_logprob(int64_t rows, const LogitRule& rule, const Targets& target, int64_t vocab,
+                    const float* m, const double* s, const float* z_target, float* logprob);
+
+// Gradient of logprob (and of the entropy) with respect to the logits, in the logits' dtype.
+// `logits` are columns [vocab_start, vocab_start + V) of a row of `vocab` valid ones; `out` has the
+// same shape and dtype and its own stride, and may be the logits themselves.
+struct LogprobGradient {
+  const float* grad;          // [N, K]
+  const float* grad_entropy;  // [N] or null
+  const float* m;             // [N]
+  const double* s;            // [N]
+  const float* entropy;       // [N] or null
+  int64_t vocab_start;
+  int64_t vocab;
+};
+void logprob_backward(const Matrix& logits, const LogitRule& rule, const Targets& target,
+                      const LogprobGradient& gradient, void* out, int64_t out_stride);
+
+}  // namespace w2s

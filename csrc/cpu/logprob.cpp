@@ -1,0 +1,180 @@
+// The exp-sum of a leaf and its gradient: logprob, logprob_stats, logprob_diff and the linear ops
+// all come down to these. Two passes over a leaf (maximum, then exp-sum) rather than an online
+// rescale: the second pass reads L1, and each element costs exactly one exp.
+#include "../common/online_softmax.h"
+#include "simd.h"
+
+namespace w2s {
+namespace W2S_ISA {
+
+namespace {
+
+template <class T>
+struct LeafReader {
+  const T* z;
+  int64_t n;
+  float softcap;
+
+  f32x16 at(int64_t i) const {
+    const f32x16 raw = i + 16 <= n ? load(z + i) : load_partial(z + i, n - i);
+    return softcap > 0.0f ? apply_softcap(raw, softcap) : raw;
+  }
+};
+
+template <class T>
+LeafStats stats(const T* z, int64_t n, float inv_temperature, float softcap, bool entropy) {
+  constexpr float kInf = __builtin_inff();
+  // Pass 1: the maximum of the raw logits (softcap is monotonic) and whether all are < +inf.
+  f32x16 maximum[4] = {set1(-kInf), set1(-kInf), set1(-kInf), set1(-kInf)};
+  bool bad = false;
+  int64_t i = 0;
+  for (; i + 64 <= n; i += 64) {
+    for (int k = 0; k < 4; ++k) {
+      const f32x16 v = load(z + i + 16 * k);
+      bad |= any_nan_or_pos_inf(v);
+      maximum[k] = max(maximum[k], v);
+    }
+  }
+  for (; i < n; i += 16) {
+    const f32x16 v = i + 16 <= n ? load(z + i) : load_partial(z + i, n - i);
+    bad |= any_nan_or_pos_inf(v);
+    maximum[0] = max(maximum[0], v);
+  }
+  if (bad) return {__builtin_nanf(""), __builtin_nan(""), __builtin_nan("")};
+  alignas(64) float lanes[64];
+  store(lanes, max(max(maximum[0], maximum[1]), max(maximum[2], maximum[3])));
+  float m = lanes[0];
+  for (int k = 1; k < 16; ++k) m = lanes[k] > m ? lanes[k] : m;
+  if (m == -kInf) return {-kInf, 0.0, 0.0};
+  if (softcap > 0.0f) {
+    store(lanes, apply_softcap(set1(m), softcap));
+    m = lanes[0];
+  }
+
+  // Pass 2: 64 virtual lanes.
+  const f32x16 vm = set1(m), vt = set1(inv_temperature);
+  const LeafReader<T> read{z, n, softcap};
+  f32x16 s[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
+  f32x16 u[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
+  auto step = [&](int k, f32x16 zk) {
+    const f32x16 x = mul(sub(zk, vm), vt);
+    const f32x16 e = exp_nonpositive(x);
+    s[k] = add(s[k], e);
+    // exp(-inf) * -inf is 0 here: a masked column has no entropy term.
+    if (entropy) u[k] = fma(e, max(x, set1(-88.0f)), u[k]);
+  };
+  if (softcap > 0.0f) {
+    for (i = 0; i < n; i += 16) step((i >> 4) & 3, read.at(i));
+  } else {
+    for (i = 0; i + 64 <= n; i += 64) {
+      for (int k = 0; k < 4; ++k) step(k, load(z + i + 16 * k));
+    }
+    for (; i < n; i += 16) step((i >> 4) & 3, read.at(i));
+  }
+  LeafStats out{m, 0.0, 0.0};
+  for (int k = 0; k < 4; ++k) store(lanes + 16 * k, s[k]);
+  for (int k = 0; k < kLanes; ++k) out.s += static_cast<double>(lanes[k]);
+  if (entropy) {
+    for (int k = 0; k < 4; ++k) store(lanes + 16 * k, u[k]);
+    for (int k = 0; k < kLanes; ++k) out.u += static_cast<double>(lanes[k]);
+  }
+  return out;
+}
+
+struct Slope {
+  f32x16 m, inv_temperature, a, b;
+  float softcap;
+
+  // raw logits -> e (a + b x) (1 - tanh^2), plus `delta` before the softcap's own slope.
+  f32x16 at(f32x16 raw, f32x16 delta) const {
+    f32x16 z = raw, cap_slope = set1(1.0f);
+    if (softcap > 0.0f) {
+      z = apply_softcap(raw, softcap);
+      const f32x16 t = div(z, set1(softcap));
+      // A masked column has e = 0 and t = -inf; clamping keeps 0 * slope at 0.
+      const f32x16 bounded = max(t, set1(-1.0f));
+      cap_slope = sub(set1(1.0f), mul(bounded, bounded));
+    }
+    const f32x16 x = mul(sub(z, m), inv_temperature);
+    const f32x16 e = exp_nonpositive(x);
+    const f32x16 g = mul(e, fma(b, max(x, set1(-88.0f)), a));
+    return mul(add(g, delta), cap_slope);
+  }
+};
+
+Slope slope_of(float m, float inv_temperature, float softcap, float a, float b) {
+  return {set1(m), set1(inv_temperature), set1(a), set1(b), softcap};
+}
+
+template <class T>
+void backward(const T* z, T* out, int64_t n, const Slope& slope) {
+  const f32x16 zero = set1(0.0f);
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) store(out + i, slope.at(load(z + i), zero));
+  if (i < n) store_partial(out + i, slope.at(load_partial(z + i, n - i), zero), n - i);
+}
+
+}  // namespace
+
+LeafStats leaf_stats(const void* z, Dtype dtype, int64_t n, float inv_temperature, float softcap,
+                     bool entropy) {
+  switch (dtype) {
+    case Dtype::kFloat32:
+      return stats(static_cast<const float*>(z), n, inv_temperature, softcap, entropy);
+    case Dtype::kBFloat16:
+      return stats(static_cast<const BFloat16*>(z), n, inv_temperature, softcap, entropy);
+    default:
+      return stats(static_cast<const Float16*>(z), n, inv_temperature, softcap, entropy);
+  }
+}
+
+float logit_at(const void* row, Dtype dtype, int64_t index, float softcap) {
+  alignas(64) float lanes[16];
+  switch (dtype) {
+    case Dtype::kFloat32:
+      store(lanes, load_partial(static_cast<const float*>(row) + index, 1));
+      break;
+    case Dtype::kBFloat16:
+      store(lanes, load_partial(static_cast<const BFloat16*>(row) + index, 1));
+      break;
+    default:
+      store(lanes, load_partial(static_cast<const Float16*>(row) + index, 1));
+  }
+  if (softcap > 0.0f) store(lanes, apply_softcap(set1(lanes[0]), softcap));
+  return lanes[0];
+}
+
+void logprob_backward_leaf(const void* z, void* out, Dtype dtype, int64_t n, float m,
+                           float inv_temperature, float softcap, float a, float b) {
+  const Slope slope = slope_of(m, inv_temperature, softcap, a, b);
+  switch (dtype) {
+    case Dtype::kFloat32:
+      return backward(static_cast<const float*>(z), static_cast<float*>(out), n, slope);
+    case Dtype::kBFloat16:
+      return backward(static_cast<const BFloat16*>(z), static_cast<BFloat16*>(out), n, slope);
+    default:
+      return backward(static_cast<const Float16*>(z), static_cast<Float16*>(out), n, slope);
+  }
+}
+
+float logprob_gradient_at(const void* z, Dtype dtype, int64_t index, float m, float inv_temperature,
+                          float softcap, float a, float b, float delta) {
+  alignas(64) float lanes[16];
+  const Slope slope = slope_of(m, inv_temperature, softcap, a, b);
+  store(lanes, slope.at(set1(logit_at(z, dtype, index, 0.0f)), set1(delta)));
+  return lanes[0];
+}
+
+void store_at(void* out, Dtype dtype, int64_t index, float value) {
+  switch (dtype) {
+    case Dtype::kFloat32:
+      return store_partial(static_cast<float*>(out) + index, set1(value), 1);
+    case Dtype::kBFloat16:
+      return store_partial(static_cast<BFloat16*>(out) + index, set1(value), 1);
+    default:
+      return store_partial(static_cast<Float16*>(out) + index, set1(value), 1);
+  }
+}
+
+}  // namespace W2S_ISA
+}  // namespace w2s

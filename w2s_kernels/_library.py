@@ -1,0 +1,43 @@
+"""Finds and loads the compiled library, once; says why when there is none."""
+
+from pathlib import Path
+
+import torch
+
+_FOLDER = Path(__file__).parent
+_reason: str | None = None
+_loaded = False
+
+
+def load() -> bool:
+    """Loads `_C.so` if it is there. True when its kernels are registered with torch."""
+    global _loaded, _reason
+    if _loaded or _reason is not None:
+        return _loaded
+    library, build_error = _FOLDER / "_C.so", _FOLDER / "_build_error.txt"
+    if not library.is_file():
+        _reason = (
+            build_error.read_text().strip()
+            if build_error.is_file()
+            else "the compiled library w2s_kernels/_C.so is not there (built without a compiler?)"
+        )
+        return False
+    try:
+        torch.ops.load_library(str(library))
+    except OSError as error:
+        _reason = f"{library.name} does not load with torch {torch.__version__}: {error}"
+        return False
+    _loaded = True
+    return True
+
+
+def reason() -> str | None:
+    """Why there is no compiled library; None when it is loaded."""
+    load()
+    return _reason
+
+
+def has_kernel(namespace: str, name: str, key: str) -> bool:
+    """Whether an op of that namespace has a kernel under a torch dispatch key ("CPU", "CUDA")."""
+    qualified = f"{namespace}::{name}"
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(qualified, key))

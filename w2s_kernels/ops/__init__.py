@@ -1,0 +1,1 @@
+"""The ops, one file each: docstring, schema, checks, fake, reference, tolerance, example inputs."""

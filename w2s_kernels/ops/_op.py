@@ -1,0 +1,77 @@
+"""How an op becomes torch ops: one schema, one namespace a backend.
+
+`define` declares `w2s_reference::NAME` (plain torch, any device) and, where there is a kernel,
+`w2s_cpu::NAME` (from `csrc/`, or a Python function built on such kernels). Every backend gets the
+same fake and the same autograd formula, so `torch.compile`, fake tensors and `opcheck` see no
+difference between them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .. import _library, dispatch
+
+_libraries = {
+    backend: torch.library.Library(f"w2s_{backend}", "FRAGMENT") for backend in ("reference", "cpu")
+}
+_TAGS = (torch.Tag.pt2_compliant_tag,)
+
+
+def define(
+    name: str,
+    schema: str,
+    *,
+    reference: Callable[..., Any],
+    fake: Callable[..., Any],
+    cpu: Callable[..., Any] | None = None,
+    needs: tuple[str, ...] = (),
+    setup_context: Callable[..., None] | None = None,
+    backward: Callable[..., Any] | None = None,
+) -> None:
+    """Declares an op on every backend that has it and enters it for dispatch.
+
+    Args:
+        name: the op's name, the same in every room.
+        schema: its arguments and results, "(Tensor logits, …) -> Tensor".
+        reference: plain torch, any device, correct first; also the meaning of the op.
+        fake: shapes and dtypes of the results from those of the arguments.
+        cpu: a Python implementation on CPU tensors that calls compiled ops; None when the
+            compiled library registers `w2s_cpu::NAME` itself.
+        needs: names of the compiled `w2s_cpu` ops that `cpu` calls.
+        setup_context: `(ctx, inputs, output)`, saves what `backward` reads.
+        backward: `(ops, ctx, *grads)` where `ops` is the backend's `torch.ops` namespace.
+    """
+    _library.load()
+    implementations: dict[str, Callable[..., Any] | None] = {"reference": reference}
+    missing = [n for n in needs or (name,) if not _library.has_kernel("w2s_cpu", n, "CPU")]
+    if not missing:
+        implementations["cpu"] = cpu
+    else:
+        why = _library.reason() or f"the compiled library lacks {', '.join(missing)}"
+        dispatch.refuse(name, "cpu", why)
+
+    for backend, implementation in implementations.items():
+        namespace, library = f"w2s_{backend}", _libraries[backend]
+        library.define(name + schema, tags=_TAGS)
+        if implementation is not None:
+            key = "CPU" if backend == "cpu" else "CompositeExplicitAutograd"
+            library.impl(name, implementation, key)
+        qualified = f"{namespace}::{name}"
+        torch.library.register_fake(qualified, fake, lib=library)
+        if backward is not None:
+            torch.library.register_autograd(
+                qualified,
+                _bind(backward, getattr(torch.ops, namespace)),
+                setup_context=setup_context,
+                lib=library,
+            )
+        dispatch.register(name, backend, getattr(getattr(torch.ops, namespace), name).default)
+
+
+def _bind(backward: Callable[..., Any], ops: Any) -> Callable[..., Any]:
+    def bound(ctx: Any, *grads: Any) -> Any:
+        return backward(ops, ctx, *grads)
+
+    return bound
