@@ -1,0 +1,59 @@
+// The kernels of every instruction set, and W2S_ON_ISA, which calls the chosen one. Included by the
+// core*.cpp files only.
+#pragma once
+
+#include <cstdint>
+
+#include "core.h"
+
+namespace w2s {
+
+namespace generic {
+#include "cpu/kernels.inc"
+}
+#ifdef W2S_HAVE_AVX2
+namespace avx2 {
+#include "cpu/kernels.inc"
+}
+#endif
+#ifdef W2S_HAVE_AVX512
+namespace avx512 {
+#include "cpu/kernels.inc"
+}
+#endif
+
+enum Isa { kGeneric, kAvx2, kAvx512 };
+extern Isa current_isa;  // chosen in core.cpp
+
+// Calls the kernel of the chosen instruction set.
+#ifdef W2S_HAVE_AVX2
+#define W2S_CASE_AVX2(call) \
+  case kAvx2:               \
+    return avx2::call;
+#else
+#define W2S_CASE_AVX2(call)
+#endif
+#ifdef W2S_HAVE_AVX512
+#define W2S_CASE_AVX512(call) \
+  case kAvx512:               \
+    return avx512::call;
+#else
+#define W2S_CASE_AVX512(call)
+#endif
+#define W2S_ON_ISA(call)      \
+  [&] {                       \
+    switch (current_isa) {    \
+      W2S_CASE_AVX512(call)   \
+      W2S_CASE_AVX2(call)     \
+      default:                \
+        return generic::call; \
+    }                         \
+  }()
+
+inline int64_t item_size(Dtype dtype) { return dtype == Dtype::kFloat32 ? 4 : 2; }
+
+inline const void* element(const Matrix& m, int64_t row, int64_t column) {
+  return static_cast<const char*>(m.data) + (row * m.stride + column) * item_size(m.dtype);
+}
+
+}  // namespace w2s
