@@ -40,4 +40,7 @@ def reason() -> str | None:
 def has_kernel(namespace: str, name: str, key: str) -> bool:
     """Whether an op of that namespace has a kernel under a torch dispatch key ("CPU", "CUDA")."""
     qualified = f"{namespace}::{name}"
+    # The question by key raises for a name that no library has registered.
+    if not torch._C._dispatch_has_kernel(qualified):
+        return False
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(qualified, key))

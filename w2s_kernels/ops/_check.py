@@ -150,3 +150,16 @@ def no_nan(name: str, value: Tensor) -> None:
     if bool(bad.any()):
         where = [int(i) for i in bad.nonzero()[0]]
         raise RangeError(f"{name}{where} is {float(value[tuple(where)])}: logits must be < inf")
+
+
+def reads_values(value: Tensor) -> bool:
+    """Whether `checks(True)` asks for a look at the elements of `value` in this call.
+
+    Raises:
+        RangeError: a CUDA graph is being captured, which a host read would break.
+    """
+    if not dispatch.checks_enabled() or torch.compiler.is_compiling():
+        return False
+    if value.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise RangeError("checks(True) reads tensors on the host: turn it off for graph capture")
+    return True
