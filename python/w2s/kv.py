@@ -1,0 +1,211 @@
+"""The KV cache of a search: one preallocated tensor a layer, written in place, re-ordered in place.
+
+A row's token at position i lies in slot i, whatever the other prompts' lengths, so there is no
+padding to account for: a mask `slot <= position` is all that attention needs. A search row may lie
+in any physical row of its prompt; `RowMap` says in which, so that a selection moves only what
+differs.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from w2s_kernels import gather_beams_
+
+_FIRST_BUCKET = 256
+
+
+class RowMap:
+    """Where the search rows lie, and the fewest moves that bring a selection about.
+
+    `row[P, C]` is the physical row (in [0, C), within its prompt) of each search row.
+    """
+
+    def __init__(self, prompts: int, rows_per_prompt: int, device: torch.device) -> None:
+        self.row = torch.arange(rows_per_prompt, device=device).repeat(prompts, 1)  # [P, C]
+        self._base = torch.arange(prompts, device=device)[:, None] * rows_per_prompt  # [P, 1]
+        self._earlier = torch.ones(
+            rows_per_prompt, rows_per_prompt, dtype=torch.bool, device=device
+        ).tril(-1)  # [C, C]
+        self._refresh()
+
+    def _refresh(self) -> None:
+        self.physical = (self.row + self._base).flatten()  # [R] search row -> physical row
+        self.logical = (self.row.argsort(dim=1) + self._base).flatten()  # [R] the inverse
+
+    def reorder(
+        self, parent: Tensor, share: Tensor, length: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Makes search row j a copy of the old search row `parent[p, j]`.
+
+        parent [P, C]: old search rows, in [0, C). share [P, C, C]: tokens that two old rows have in
+        common from the start. length [P, C]: tokens of each old row. Returns (source, start, stop),
+        each [R] by physical row, start and stop in tokens: what `gather_beams_` must copy.
+
+        The first child of a parent stays where its parent lies; every other child takes the place
+        of a row that nobody continues, and copies only beyond what that row shares with its parent.
+        Spare rows and children are paired in the order of their lineage, so that siblings meet.
+        """
+        rows = parent.shape[1]
+        same = parent[:, :, None] == parent[:, None, :]  # [P, C, C]
+        first = ~(same & self._earlier).any(-1)  # [P, C]
+        continued = torch.zeros_like(parent).scatter_(1, parent, 1)
+        spare = continued.argsort(dim=1, stable=True)  # rows that nobody continues come first
+        # The children that need a place come first, in the order of their parents.
+        needy = (parent + rows * first).argsort(dim=1, stable=True)
+        occupant = torch.where(first, parent, torch.empty_like(parent).scatter_(1, needy, spare))
+
+        stop = length.gather(1, parent)  # [P, C]
+        common = share.gather(1, occupant[:, :, None].expand(-1, -1, rows))
+        common = common.gather(2, parent[:, :, None]).squeeze(2)
+        start = torch.where(first, stop, torch.minimum(common, stop))
+
+        place = self.row.gather(1, occupant)
+        source = torch.empty_like(place).scatter_(1, place, self.row.gather(1, parent) + self._base)
+        start = torch.empty_like(start).scatter_(1, place, start)
+        stop = torch.empty_like(stop).scatter_(1, place, stop)
+        self.row = place
+        self._refresh()
+        return source.flatten(), start.flatten(), stop.flatten()
+
+
+class KVCache(Cache):  # type: ignore[misc]
+    """A transformers cache of `rows = P·C` rows with slots `[rows, heads, T, D]`, P prompts.
+
+    lengths: tokens of each prompt. limit: the most slots a row may need. The buffers start with a
+    bucket of slots and grow by doubling. `layer_windows` is the attention window of each kind of
+    layer (None for full attention), by the name transformers has for it.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        rows_per_prompt: int,
+        limit: int,
+        device: torch.device,
+        layer_windows: dict[str, int | None],
+        additive: torch.dtype | None,
+    ) -> None:
+        super().__init__(layers=[])
+        self.rows_per_prompt = rows_per_prompt
+        self.rows = len(lengths) * rows_per_prompt
+        self.limit = limit
+        self.capacity = min(limit, max(_FIRST_BUCKET, _bucket(max(lengths) + 1)))
+        self.slots = 0  # slots that attention looks at: all that any row has filled
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+        self._windows = layer_windows
+        self._additive = additive
+        self._uniform = len(set(lengths)) == 1
+        self._every_row = torch.arange(self.rows, device=device)
+        self._slot = torch.arange(limit, device=device)  # [limit]
+        # While a prompt is prefilled, the first row of its pool stands for all of them.
+        self._filling = slice(None)
+        self._position = torch.empty(0, dtype=torch.long, device=device)
+
+    # What transformers calls -------------------------------------------------------------------
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Writes `[rows, heads, Q, D]` at the positions `advance` set; returns all slots in use."""
+        while len(self._keys) <= layer_idx:
+            for store, states in ((self._keys, key_states), (self._values, value_states)):
+                store.append(
+                    # Zeros: a masked slot has weight 0, and 0 · NaN would still be NaN.
+                    states.new_zeros(self.rows, states.shape[1], self.capacity, states.shape[3])
+                )
+        keys, values = self._keys[layer_idx][self._filling], self._values[layer_idx][self._filling]
+        position = self._position  # [rows, Q]
+        if self._uniform or self._filling.step:  # a prefill starts every prompt in slot 0
+            keys.index_copy_(2, position[0], key_states)
+            values.index_copy_(2, position[0], value_states)
+        else:
+            row = self._every_row[: keys.shape[0], None]  # [rows, 1]
+            keys[row, :, position] = key_states.transpose(1, 2)  # [rows, Q, heads, D]
+            values[row, :, position] = value_states.transpose(1, 2)
+        return keys[:, :, : self.slots], values[:, :, : self.slots]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.slots
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        return self.slots, 0
+
+    def get_max_length(self, layer_idx: int | None = None) -> int:
+        return self.capacity
+
+    @property
+    def is_compileable(self) -> bool:
+        return False
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    # What the decoder calls --------------------------------------------------------------------
+
+    @property
+    def caches(self) -> list[Tensor]:
+        """All key and value tensors, `[rows, heads, T, D]` each."""
+        return [*self._keys, *self._values]
+
+    def advance(self, position: Tensor, slots: int) -> Tensor | dict[str, Tensor]:
+        """Prepares a forward that writes positions `[rows, Q]`, none at or beyond `slots`.
+
+        Returns the 4-D attention mask [rows, 1, Q, slots] (boolean, True is seen; additive for a
+        model on eager attention), or one for each kind of layer in a dict.
+        """
+        self._reserve(slots)
+        self.slots = slots
+        self._position = position
+        slot = self._slot[:slots]
+        query = position[:, None, :, None]  # [rows, 1, Q, 1]
+        seen = slot <= query
+        masks = {
+            kind: self._finish(seen if window is None else seen & (slot > query - window))
+            for kind, window in self._windows.items()
+        }
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
+    def _finish(self, seen: Tensor) -> Tensor:
+        if self._additive is None:
+            return seen
+        lowest = torch.finfo(self._additive).min
+        return torch.zeros(seen.shape, dtype=self._additive, device=seen.device).masked_fill_(
+            ~seen, lowest
+        )
+
+    def begin_prefill(self) -> None:
+        """From here to `end_prefill`, forwards have one row a prompt."""
+        self._filling = slice(None, None, self.rows_per_prompt)
+
+    def end_prefill(self) -> None:
+        """Copies each prompt's slots to all rows of its pool."""
+        self._filling = slice(None)
+        if self.rows_per_prompt == 1:
+            return
+        for cache in self.caches:
+            pool = cache.unflatten(0, (-1, self.rows_per_prompt))[:, :, :, : self.slots]
+            pool[:, 1:] = pool[:, :1]
+
+    def _reserve(self, slots: int) -> None:
+        if slots <= self.capacity:
+            return
+        self.capacity = min(self.limit, max(_bucket(slots), 2 * self.capacity))
+        for store in (self._keys, self._values):
+            for layer, old in enumerate(store):
+                new = old.new_zeros(*old.shape[:2], self.capacity, old.shape[3])
+                new[:, :, : old.shape[2]] = old
+                store[layer] = new
+
+    def move(self, source: Tensor, start: Tensor, stop: Tensor) -> None:
+        """Physical row r takes row source[r]'s slots [start[r], stop[r]); all layers at once."""
+        if self._keys:
+            gather_beams_(self.caches, source, start, stop)
+
+
+def _bucket(slots: int) -> int:
+    return 1 << max(0, slots - 1).bit_length()

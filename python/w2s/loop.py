@@ -1,0 +1,196 @@
+"""The search: propose, score, select, re-order (arXiv 2405.19262, algorithm 1), and nothing else.
+
+Chunk-level beam search, best-of-N, sampling and greedy decoding are settings of this one loop. It
+asks the host one question, and that late: whether all prompts are done.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from w2s.errors import SearchError
+from w2s.flags import DeferredFlag
+from w2s.models import load
+from w2s.plan import SearchPlan
+from w2s.pool import Pool, Selection
+from w2s.prompts import Prompt
+from w2s.proposers import Chunk, Proposer
+from w2s.proposers.local import LocalProposer
+from w2s.results import Candidate, ChunkTrace, FinishReason, SearchResult
+from w2s.scorers import Scorer
+from w2s.scorers.own import OwnScorer
+from w2s.scorers.pair import PairScorer
+from w2s.vocabulary import require_same_tokens
+
+OnChunk = Callable[[ChunkTrace], object]
+
+
+def search(
+    prompts: Sequence[Prompt],
+    proposer: Proposer,
+    scorer: Scorer | None,
+    plan: SearchPlan,
+    *,
+    on_chunk: OnChunk | None = None,
+    index: Sequence[int] | None = None,
+) -> list[SearchResult]:
+    """Searches for each prompt's best response; the results are in the prompts' order.
+
+    proposer, scorer: who writes and who judges; without a scorer, the proposer's own log-prob.
+    plan: the same plan that proposer and scorer were made with.
+    on_chunk: called after every round with a `ChunkTrace`; costs one copy to the host a round.
+    index: each prompt's place in the whole input when this is only a part of it, so that the same
+      tokens are drawn however the input is split.
+
+    Raises `PromptError` for prompts that do not fit, `VocabularyError` when proposer and scorer
+    read different tokens, `SearchError` for an `index` of another length.
+    """
+    if isinstance(prompts, str):
+        raise SearchError("prompts is one string; search takes a list of prompts")
+    if index is not None and len(index) != len(prompts):
+        raise SearchError(f"index has {len(index)} entries for {len(prompts)} prompts")
+    _check_vocabularies(proposer, scorer)
+    if not prompts:
+        return []
+    judge: Scorer = OwnScorer() if scorer is None else scorer
+    with torch.inference_mode():
+        # `index` is passed on only when given, so that plain two-argument proposers work too.
+        places: dict[str, Any] = {} if index is None else {"index": index}
+        proposer.start(prompts, plan.pool, **places)
+        judge.start(prompts, plan.pool)
+        pool = Pool(len(prompts), plan, proposer.device)
+        _run(pool, proposer, judge, plan, on_chunk)
+        return _results(prompts, pool, plan, proposer, judge)
+
+
+def _run(
+    pool: Pool, proposer: Proposer, scorer: Scorer, plan: SearchPlan, on_chunk: OnChunk | None
+) -> None:
+    began = time.perf_counter()
+    all_frozen = DeferredFlag(proposer.device)
+    rounds = 0
+    while pool.written < plan.max_new_tokens:
+        chunk = proposer.extend(min(plan.chunk_length, plan.max_new_tokens - pool.written))
+        if chunk.tokens.shape[1] == 0:
+            break
+        chunk = pool.admit(chunk)
+        pool.score = scorer.score(chunk)
+        selection = pool.select()
+        if on_chunk is not None:
+            on_chunk(_trace(pool, chunk, selection, rounds, began))
+        rounds += 1
+        all_frozen.write(pool.frozen.all())
+        if pool.written == plan.max_new_tokens or all_frozen.read():
+            break  # the last round is only ranked, not re-ordered
+        proposer.reorder(selection.parent, pool.share)
+        scorer.reorder(selection.parent, pool.share)
+        pool.reorder(selection.parent)
+
+
+def _trace(pool: Pool, chunk: Chunk, selection: Selection, rounds: int, began: float) -> ChunkTrace:
+    shape = (pool.prompts, pool.size)
+    lengths = chunk.lengths.tolist()
+    best = pool.score.view(shape).nan_to_num(-torch.inf).amax(1)
+    return ChunkTrace(
+        chunk=rounds,
+        written=pool.written,
+        limit=pool.plan.max_new_tokens,
+        tokens=[row[:n] for row, n in zip(chunk.tokens.tolist(), lengths, strict=True)],
+        scores=pool.score.view(shape).tolist(),
+        finished=pool.finished.tolist(),
+        parents=selection.parent.tolist(),
+        valid=selection.valid.tolist(),
+        frozen=pool.frozen.tolist(),
+        best=best.tolist(),
+        new_tokens=sum(lengths),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _results(
+    prompts: Sequence[Prompt], pool: Pool, plan: SearchPlan, proposer: Any, scorer: Any
+) -> list[SearchResult]:
+    """Brings everything to the host, once."""
+    order, valid = (t.tolist() for t in pool.rank())
+    tokens, length = pool.tokens.cpu(), pool.length.tolist()
+    finished, score = pool.finished.tolist(), pool.score.tolist()
+    decode = _decoder(proposer, scorer)
+
+    def candidate(row: int) -> Candidate:
+        ids: list[int] = tokens[row, : length[row]].tolist()
+        by_eos = bool(ids) and ids[-1] in proposer.eos_token_ids
+        reason: FinishReason = "length"
+        if finished[row]:
+            reason = "stop" if plan.stop and not by_eos else "eos"
+        text = decode(ids[:-1] if reason == "eos" and by_eos else ids)
+        return Candidate(
+            text=_before_stop(text, plan.stop),
+            tokens=ids,
+            score=score[row],
+            finished=finished[row],
+            finish_reason=reason,
+        )
+
+    return [
+        SearchResult(
+            prompt=prompt,
+            candidates=[
+                candidate(p * pool.size + c)
+                for c, counts in zip(order[p], valid[p], strict=True)
+                if counts
+            ],
+        )
+        for p, prompt in enumerate(prompts)
+    ]
+
+
+def _before_stop(text: str, stop: Sequence[str]) -> str:
+    cuts = [at for at in (text.find(s) for s in stop) if at >= 0]
+    return text[: min(cuts)] if cuts else text
+
+
+def _decoder(proposer: Any, scorer: Any) -> Callable[[Sequence[int]], str]:
+    """Who can turn tokens into text: the proposer, its model, or the scorer's."""
+    for owner in (proposer, getattr(proposer, "model", None), getattr(scorer, "tuned", None)):
+        decode = getattr(owner, "decode", None)
+        if decode is not None:
+            found: Callable[[Sequence[int]], str] = decode
+            return found
+    return lambda tokens: ""
+
+
+def _check_vocabularies(proposer: Any, scorer: Any) -> None:
+    writer, judge = getattr(proposer, "model", None), getattr(scorer, "tuned", None)
+    if writer is not None and judge is not None:
+        require_same_tokens(writer, judge)
+
+
+def guide(
+    prompts: Sequence[Prompt],
+    large: Any,
+    pair: tuple[Any, Any] | None,
+    plan: SearchPlan | None = None,
+    on_chunk: OnChunk | None = None,
+    **settings: Any,
+) -> list[SearchResult]:
+    """Loads the models and searches: `large` writes, `pair` = (tuned, untuned) judges.
+
+    large, the pair's members: whatever `load` takes. settings: `load`'s keywords, for all models
+    that are not loaded yet. pair None ranks by the large model's own log-prob.
+    """
+    plan = SearchPlan() if plan is None else plan
+    writer = _loaded(large, settings)
+    if pair is None:
+        return search(prompts, LocalProposer(writer, plan), None, plan, on_chunk=on_chunk)
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise SearchError(f"pair must be (tuned, untuned), got {pair!r:.80}")
+    scorer = PairScorer(_loaded(pair[0], settings), _loaded(pair[1], settings), plan)
+    return search(prompts, LocalProposer(writer, plan), scorer, plan, on_chunk=on_chunk)
+
+
+def _loaded(source: Any, settings: dict[str, Any]) -> Any:
+    from w2s.models import Model
+
+    return source if isinstance(source, Model) else load(source, **settings)

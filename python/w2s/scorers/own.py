@@ -1,0 +1,33 @@
+"""`OwnScorer`: the proposer's own log-prob, which a search without a scorer ranks by."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from w2s.prompts import Prompt
+from w2s.proposers import Chunk
+from w2s_kernels import segment_score_
+
+
+class OwnScorer:
+    """Σ log p of the tokens under the law they were drawn from, in float64."""
+
+    def start(self, prompts: Sequence[Prompt], rows_per_prompt: int) -> None:
+        self._shape = (len(prompts), rows_per_prompt)
+        self._score: Tensor | None = None
+
+    def score(self, chunk: Chunk) -> Tensor:
+        rows, columns = chunk.tokens.shape
+        if self._score is None:
+            self._score = torch.zeros(rows, dtype=torch.float64, device=chunk.tokens.device)
+        column = torch.arange(columns, device=chunk.tokens.device)
+        own = column < chunk.lengths[:, None]
+        logprobs = torch.where(own, chunk.logprobs, 0.0)
+        bounds = torch.arange(0, rows * columns + 1, columns, device=chunk.tokens.device)
+        segment_score_(self._score, logprobs.flatten(), bounds)
+        return self._score.clone()
+
+    def reorder(self, parent: Tensor, share: Tensor) -> None:
+        assert self._score is not None
+        self._score = self._score.view(self._shape).gather(1, parent).flatten()

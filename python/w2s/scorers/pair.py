@@ -1,0 +1,114 @@
+"""`PairScorer`: log p_tuned − log p_untuned of what was written (arXiv 2405.19262, equation 5)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from w2s.kv import KVCache, RowMap
+from w2s.models import Model, as_model
+from w2s.plan import SearchPlan
+from w2s.prompts import Prompt
+from w2s.proposers import Chunk
+from w2s.vocabulary import require_same_tokens
+from w2s_kernels import linear_logprob_diff, segment_score_
+
+# Rows × tokens that one forward takes: bounds its memory whatever the chunk's length.
+_TOKENS_PER_FORWARD = 4096
+_IGNORE = -100
+
+
+class PairScorer:
+    """Σ_t [log p_tuned(y_t) − log p_untuned(y_t)] over all response tokens so far.
+
+    tuned, untuned: `Model`s (or whatever `load` takes) with one vocabulary. Both keep their own KV
+    cache and see the prompt their own way; each response token is read once. Hidden states go into
+    `linear_logprob_diff`, so no [tokens, vocab] tensor exists.
+
+    Raises `VocabularyError` when the two differ, `HeadError` when a head cannot be used.
+    """
+
+    _caches: tuple[KVCache, KVCache]
+    _rows: RowMap
+
+    def __init__(self, tuned: Any, untuned: Any, plan: SearchPlan) -> None:
+        self.tuned, self.untuned = as_model(tuned), as_model(untuned)
+        self.plan = plan
+        self.device = self.tuned.device
+        require_same_tokens(self.tuned, self.untuned)
+        self._heads = (self.tuned.head, self.untuned.head)
+
+    @property
+    def models(self) -> tuple[Model, Model]:
+        return self.tuned, self.untuned
+
+    def start(self, prompts: Sequence[Prompt], rows_per_prompt: int) -> None:
+        """Reads every prompt once but for its last token, which goes in with the first chunk."""
+        limit, rows = self.plan.max_new_tokens, len(prompts) * rows_per_prompt
+        device = self.device
+        self._shape = (len(prompts), rows_per_prompt)
+        self._written = 0
+        self._rows = RowMap(len(prompts), rows_per_prompt, device)
+        self._score = torch.zeros(rows, dtype=torch.float64, device=device)
+        self._length = torch.zeros(rows, dtype=torch.long, device=device)
+        pending, caches, self._base, self._longest = [], [], [], []
+        for model in self.models:
+            encoded = model.encode(prompts, limit)
+            body = [ids[:-1] for ids in encoded]
+            lengths = [len(ids) for ids in body]
+            cache = model.new_cache(lengths, rows_per_prompt, max(lengths) + limit)
+            model.prefill(body, cache)
+            caches.append(cache)
+            last = torch.tensor([ids[-1] for ids in encoded], device=device)
+            pending.append(last.repeat_interleave(rows_per_prompt))
+            self._longest.append(max(lengths))
+            self._base.append(
+                torch.tensor(lengths, device=device).repeat_interleave(rows_per_prompt)
+            )
+        self._caches = (caches[0], caches[1])
+        # [R] the token that each model reads next: the prompts' last ones may differ.
+        self._pending = (pending[0], pending[1])
+
+    def score(self, chunk: Chunk) -> Tensor:
+        """Cumulative scores [R] float64; see `Scorer.score`."""
+        rows, columns = chunk.tokens.shape
+        piece = max(1, _TOKENS_PER_FORWARD // rows)
+        column = torch.arange(columns, device=self.device)
+        target = torch.where(column < chunk.lengths[:, None], chunk.tokens, _IGNORE)  # [R, L]
+        for begin in range(0, columns, piece):
+            self._score_piece(target[:, begin : begin + piece])
+        self._length = self._length + chunk.lengths
+        return self._score.clone()
+
+    def _score_piece(self, target: Tensor) -> None:
+        rows, columns = target.shape
+        order = self._rows.logical  # the models read in the caches' row order
+        tokens = target.clamp(min=0)  # what is ignored still needs an id to read
+        step = torch.arange(columns, device=self.device) + self._written
+        hidden = []
+        for model, cache, base, longest, pending in zip(
+            self.models, self._caches, self._base, self._longest, self._pending, strict=True
+        ):
+            ids = torch.cat((pending[:, None], tokens[:, :-1]), dim=1)[order]  # [R, L]
+            slots = longest + self._written + columns
+            states = model.hidden(ids, base[:, None] + step, slots, cache)  # [R, L, D]
+            hidden.append(states.flatten(0, 1))
+        diff = linear_logprob_diff(
+            hidden[0], self._heads[0], hidden[1], self._heads[1], target[order].flatten()
+        )  # [R·L]
+        diff = diff.view(rows, columns)[self._rows.physical].flatten()
+        bounds = torch.arange(0, rows * columns + 1, columns, device=self.device)
+        segment_score_(self._score, diff, bounds)
+        self._pending = (tokens[:, -1], tokens[:, -1])
+        self._written += columns
+
+    def reorder(self, parent: Tensor, share: Tensor) -> None:
+        """See `Scorer.reorder`. One row map serves both caches: they hold the same rows."""
+        source, start, stop = self._rows.reorder(parent, share, self._length.view(self._shape))
+        for cache, base in zip(self._caches, self._base, strict=True):
+            cache.move(source, base + start, base + stop)
+        first = torch.arange(0, len(source), self._shape[1], device=self.device)
+        row = (parent + first[:, None]).flatten()
+        self._pending = (self._pending[0][row], self._pending[1][row])
+        self._score, self._length = self._score[row], self._length[row]
