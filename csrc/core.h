@@ -47,12 +47,22 @@ struct LogitRule {
   }
 };
 
-// Leaves of logits[N, V] into leaf[row * leaf_stride + i].
-void leaves_of(const Matrix& logits, const LogitRule& rule, bool entropy, LeafStats* leaf,
-               int64_t leaf_stride);
+// Leaves of logits[N, V] into leaf[row * leaf_stride + i]; several matrices (a pair) in one launch.
+struct LeafJob {
+  Matrix logits;
+  LogitRule rule;
+  LeafStats* leaf;
+  int64_t leaf_stride;
+};
+void leaves_of(const LeafJob* jobs, int64_t count, bool entropy);
+inline void leaves_of(const Matrix& logits, const LogitRule& rule, bool entropy, LeafStats* leaf,
+                      int64_t leaf_stride) {
+  const LeafJob job{logits, rule, leaf, leaf_stride};
+  leaves_of(&job, 1, entropy);
+}
 
 // Soft-capped logits of the targets that lie in [vocab_start, vocab_start + rule.valid) into
-// z_target[N, K]; the others are left as they are.
+// z_target[N, K], NaN where the raw one is NaN or +inf; the others are left as they are.
 void target_logits(const Matrix& logits, const LogitRule& rule, const Targets& target,
                    int64_t vocab_start, float* z_target);
 
@@ -65,6 +75,22 @@ void finish_rows(int64_t rows, const LogitRule& rule, const LeafStats* leaf, int
 void finish_logprob(int64_t rows, const LogitRule& rule, const Targets& target, int64_t vocab,
                     const float* m, const double* s, const float* z_target, float* logprob);
 
+// The same for a pair: (x_tuned - x_untuned) - (log s_tuned - log s_untuned) in fp64, rounded once,
+// so diff(a, b) = -diff(b, a) and diff(a, a) = 0 exactly.
+struct FinishedRows {
+  LogitRule rule;
+  const float* m;         // [N]
+  const double* s;        // [N]
+  const float* z_target;  // [N, K]
+};
+void finish_diff(int64_t rows, const Targets& target, int64_t vocab, const FinishedRows& tuned,
+                 const FinishedRows& untuned, float* diff);
+
+// One row's statistics from those of its P vocabulary shards, folded in rank order: m[P, N] and
+// s[P, N] into merged_m[N], merged_s[N].
+void merge_stats(int64_t parts, int64_t rows, const LogitRule& rule, const float* m,
+                 const double* s, float* merged_m, double* merged_s);
+
 // Gradient of logprob (and of the entropy) with respect to the logits, in the logits' dtype.
 // `logits` are columns [vocab_start, vocab_start + V) of a row of `vocab` valid ones; `out` has the
 // same shape and dtype and its own stride, and may be the logits themselves.
@@ -76,7 +102,16 @@ struct LogprobGradient {
   const float* entropy;       // [N] or null
   int64_t vocab_start;
   int64_t vocab;
+  float sign = 1.0f;  // a factor on grad: -1 for a pair's untuned side
 };
+struct GradientJob {
+  Matrix logits;
+  LogitRule rule;
+  LogprobGradient gradient;
+  void* out;
+  int64_t out_stride;
+};
+void logprob_backward(const GradientJob* jobs, int64_t count, const Targets& target);
 void logprob_backward(const Matrix& logits, const LogitRule& rule, const Targets& target,
                       const LogprobGradient& gradient, void* out, int64_t out_stride);
 

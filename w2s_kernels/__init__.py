@@ -15,6 +15,7 @@ _PUBLIC = {
     "logprob": "ops.logprob",
     "logprob_stats": "ops.logprob_stats",
     "merge_stats": "ops.logprob_stats",
+    "finish_stats": "ops.logprob_stats",
     "logprob_diff": "ops.logprob_diff",
     "linear_logprob": "ops.linear_logprob",
     "linear_logprob_diff": "ops.linear_logprob_diff",
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from .ops.linear_logprob_diff import linear_logprob_diff as linear_logprob_diff
     from .ops.logprob import logprob as logprob
     from .ops.logprob_diff import logprob_diff as logprob_diff
+    from .ops.logprob_stats import finish_stats as finish_stats
     from .ops.logprob_stats import logprob_stats as logprob_stats
     from .ops.logprob_stats import merge_stats as merge_stats
     from .ops.segment_score import segment_score as segment_score

@@ -140,6 +140,7 @@ float logit_at(const void* row, Dtype dtype, int64_t index, float softcap) {
     default:
       store(lanes, load_partial(static_cast<const Float16*>(row) + index, 1));
   }
+  if (!(lanes[0] < __builtin_inff())) return __builtin_nanf("");
   if (softcap > 0.0f) store(lanes, apply_softcap(set1(lanes[0]), softcap));
   return lanes[0];
 }

@@ -1,6 +1,7 @@
 """Checks shared by the ops. Each raises a typed error that names the argument and what to do."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from ..errors import DeviceError, DtypeError, LayoutError, RangeError, ShapeErro
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 INTEGERS = (torch.int32, torch.int64)
 IGNORE_INDEX = -100
+T = TypeVar("T")
 
 
 def tensor(name: str, value: object, dtypes: Sequence[torch.dtype], *, min_dim: int = 0) -> Tensor:
@@ -63,6 +65,15 @@ def same_shape(name: str, value: Tensor, shape: Sequence[int], like: str) -> Non
     if list(value.shape) != list(shape):
         raise ShapeError(
             f"{name} must have shape {list(shape)} (from {like}), got {list(value.shape)}"
+        )
+
+
+def same_rows(name: str, value: Tensor, leading: Sequence[int], like: str) -> None:
+    """`value` is `[…, any]` with the leading dimensions of `like`."""
+    if list(value.shape[:-1]) != list(leading):
+        raise ShapeError(
+            f"{name} must have leading dimensions {list(leading)} (those of {like}), "
+            f"got {list(value.shape)}"
         )
 
 
@@ -123,6 +134,15 @@ def temperature_of(
         return 1.0, value.to(torch.float32).reshape(-1).contiguous()
     hint = "; a greedy choice is guided_sample(temperature=0)" if value == 0 else ""
     return positive(name, float(value), hint), None
+
+
+def pair(name: str, value: T | tuple[T, T]) -> tuple[T, T]:
+    """A pair's option: one value for both models or a 2-tuple (tuned, untuned)."""
+    if not isinstance(value, tuple):
+        return value, value
+    if len(value) != 2:
+        raise RangeError(f"{name} must be one value or 2 (tuned, untuned), got {len(value)}")
+    return value
 
 
 def target_values(target: Tensor, columns: int, *, name: str = "target") -> None:

@@ -87,6 +87,26 @@ def finish(
     return value.masked_fill(target == IGNORE_INDEX, 0.0)
 
 
+def finish_diff(
+    stats_t: RowStats,
+    z_target_t: Tensor,  # [n, K]
+    temperature_t: Tensor,  # [n, 1]
+    stats_u: RowStats,
+    z_target_u: Tensor,
+    temperature_u: Tensor,
+    target: Tensor,  # [n, K]
+    vocab: int,
+) -> Tensor:
+    """float64 differences `[n, K]`: ((z_t−m)/T tuned − untuned) − (log s_tuned − log s_untuned)."""
+    x_t = (z_target_t - stats_t.m) / temperature_t
+    x_u = (z_target_u - stats_u.m) / temperature_u
+    value = (x_t - x_u) - (torch.log(stats_t.s) - torch.log(stats_u.s))
+    usable = (stats_t.m > float("-inf")) & (stats_u.m > float("-inf"))
+    invalid = (target < 0) | (target >= vocab)
+    value = value.masked_fill(~usable | invalid, float("nan"))
+    return value.masked_fill(target == IGNORE_INDEX, 0.0)
+
+
 def entropy_of(stats: RowStats) -> Tensor:
     """Entropy in nats, float64 `[n, 1]`; NaN on rows without a finite logit (s = 0)."""
     return torch.log(stats.s) - stats.u / stats.s
@@ -135,7 +155,6 @@ def logit_gradient(
     if softcap > 0:
         slope = 1.0 - (z / softcap).clamp(min=-1.0) ** 2
         gradient = gradient * slope
-    gradient = gradient.masked_fill(z.isneginf(), 0.0)
     invalid = (((target < 0) | (target >= vocab)) & ~ignored).any(dim=1, keepdim=True)
     gradient = gradient.masked_fill(invalid | ~(m > float("-inf")), float("nan"))
     return gradient.masked_fill(~used, 0.0)
