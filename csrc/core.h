@@ -115,4 +115,53 @@ void logprob_backward(const GradientJob* jobs, int64_t count, const Targets& tar
 void logprob_backward(const Matrix& logits, const LogitRule& rule, const Targets& target,
                       const LogprobGradient& gradient, void* out, int64_t out_stride);
 
+// ---- segment_score, select_beams (core_beams.cpp), gather_beams_ (core_gather_beams.cpp) --------
+
+// Segments of a flat diff[tokens] (bounds in cu_seqlens[rows + 1], int32 or int64), or the rows of
+// a diff[rows, row_length] when cu_seqlens is null.
+struct Segments {
+  const void* cu_seqlens;
+  bool is_int64;
+  int64_t rows;
+  int64_t tokens;
+  int64_t row_length, row_stride;  // used when cu_seqlens is null
+  int64_t max_length;              // a longer segment gives NaN, like one outside [0, tokens]
+};
+// score[row] += each diff of its segment, left to right in fp64. `diff` is fp32 or fp64.
+void segment_score(const void* diff, bool is_float64, const Segments& segments, double* score);
+
+// score[prompts, rows] with a row stride; clone_of (int32 or int64, contiguous, same shape) or
+// null.
+struct Pools {
+  int64_t prompts, rows, stride;
+  const void* clone_of;
+  bool clone_is_int64;
+};
+// [prompts, width * repeat], contiguous; `score` has the dtype of the pools' scores.
+struct Selection {
+  int64_t width, repeat;
+  int64_t* parent;
+  void* score;
+  bool* valid;
+};
+// The best `width` <= rows of each pool by (score descending, row ascending), NaN last; rows with
+// one clone_of >= 0 hold one place while others are left.
+void select_beams(const void* score, bool is_float64, const Pools& pools, const Selection& out);
+
+// One cache [rows, heads, length, D] of any dtype; strides and sizes in bytes, D contiguous.
+struct BeamCache {
+  char* data;
+  int64_t heads, length;
+  int64_t row_stride, head_stride, position_stride;
+  int64_t position_bytes;  // D elements
+};
+struct BeamRows {
+  int64_t rows;
+  const int64_t* parent;  // [rows]; one outside [0, rows) leaves its row as it is
+  const int64_t* start;   // [rows]
+  const int64_t* stop;    // [rows], clipped to each cache's length
+};
+// Row r of every cache becomes the old row parent[r] on positions [start[r], stop[r]).
+void gather_beams(const BeamCache* caches, int64_t count, const BeamRows& rows);
+
 }  // namespace w2s

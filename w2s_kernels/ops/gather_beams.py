@@ -92,7 +92,8 @@ def _arguments(
     device = _check.same_device(**indices, **named)
     _check_values(parent, start, stop)
     # One integer type for all three, and the usual one: a [R] conversion is nothing here.
-    return device, tensors, (parent.long(), start.long(), stop.long())
+    parent, start, stop = (index.long().contiguous() for index in indices.values())
+    return device, tensors, (parent, start, stop)
 
 
 def _check_values(parent: Tensor, start: Tensor, stop: Tensor) -> None:
