@@ -4,9 +4,10 @@ An instruction set that this processor lacks shows up as a skipped test that nam
 header. Helpers that are not fixtures live in tests/support (see there).
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import torch
@@ -27,6 +28,21 @@ class Backend:
     def namespace(self) -> Any:
         """The `torch.ops` namespace that holds its ops."""
         return getattr(torch.ops, f"w2s_{self.name}")
+
+    @contextlib.contextmanager
+    def forced(self) -> Iterator[Self]:
+        """Every op runs on this backend inside the `with` block."""
+        with dispatch.use(self.name):
+            if self.isa is None:
+                yield self
+                return
+            before = torch.ops.w2s_library.isa()
+            if not torch.ops.w2s_library.set_isa(self.isa):
+                raise RuntimeError(f"the instruction set {self.isa} could not be chosen")
+            try:
+                yield self
+            finally:
+                torch.ops.w2s_library.set_isa(before)
 
     def __str__(self) -> str:
         return self.name if self.isa is None else f"{self.name}-{self.isa}"
@@ -49,31 +65,24 @@ EVERY_ISA = [_parameter(REFERENCE), *(_parameter(Backend("cpu", isa)) for isa in
 BEST_ISA = [_parameter(REFERENCE), _parameter(Backend("cpu", (present_isas() or ["generic"])[0]))]
 
 
-def _forced(backend: Backend) -> Iterator[Backend]:
-    if backend.isa is None:
-        with dispatch.use(backend.name):
-            yield backend
-        return
-    before = torch.ops.w2s_library.isa()
-    if not torch.ops.w2s_library.set_isa(backend.isa):
-        raise RuntimeError(f"the instruction set {backend.isa} could not be chosen")
-    try:
-        with dispatch.use(backend.name):
-            yield backend
-    finally:
-        torch.ops.w2s_library.set_isa(before)
-
-
 @pytest.fixture(params=EVERY_ISA)
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """Every backend, the compiled one once an instruction set; forced while the test runs."""
-    yield from _forced(request.param)
+    with request.param.forced():
+        yield request.param
 
 
 @pytest.fixture(params=BEST_ISA)
 def backend_once(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """Every backend once, with the best instruction set: for what no instruction set can change."""
-    yield from _forced(request.param)
+    with request.param.forced():
+        yield request.param
+
+
+@pytest.fixture(scope="session")
+def backends() -> list[Backend]:
+    """Every backend present, none forced: for tests that compare them or loop over them."""
+    return [REFERENCE, *(Backend("cpu", isa) for isa in present_isas())]
 
 
 @pytest.fixture

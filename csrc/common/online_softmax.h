@@ -12,9 +12,9 @@ namespace w2s {
 
 constexpr int64_t kLeafColumns = 4096;
 
-// Virtual lanes of a leaf: lane l sums columns l, l + 64, ...; the lanes are folded in order.
-// 64 and not fewer: a lane then adds at most 64 terms in fp32, which keeps rows of equal terms
-// (where fp32 rounding errors all have one sign) inside the tolerance at V = 262144.
+// Virtual lanes of a leaf: lane l sums columns l, l + 64, ... in blocks (see cpu/logprob.cpp); the
+// lanes are folded in order. 64 and not fewer, so that a chain of fp32 additions stays short: on
+// rows of equal terms its roundings all have one sign.
 constexpr int kLanes = 64;
 
 inline constexpr int64_t leaf_count(int64_t columns) {

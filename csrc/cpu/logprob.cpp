@@ -9,17 +9,64 @@ namespace W2S_ISA {
 
 namespace {
 
-template <class T>
-struct LeafReader {
-  const T* z;
-  int64_t n;
-  float softcap;
+// The exp-sum runs over blocks of columns: a lane first adds kBlockColumns / kLanes terms of its
+// block, then the block to the leaf. A single chain of 64 fp32 additions misses the tolerance where
+// one term is large and all others are equal (a one-hot row), as their roundings share a sign.
+constexpr int64_t kBlockColumns = 512;
 
-  f32x16 at(int64_t i) const {
-    const f32x16 raw = i + 16 <= n ? load(z + i) : load_partial(z + i, n - i);
-    return softcap > 0.0f ? apply_softcap(raw, softcap) : raw;
+// 64 virtual lanes of Σ e and Σ e x.
+template <bool kEntropy>
+struct Sums {
+  f32x16 s[4], u[4];
+
+  void clear() {
+    for (int k = 0; k < 4; ++k) s[k] = u[k] = set1(0.0f);
+  }
+  void add_term(int k, f32x16 x) {
+    const f32x16 e = exp_nonpositive(x);
+    s[k] = add(s[k], e);
+    // exp(-inf) * -inf is 0 here: a masked column has no entropy term.
+    if (kEntropy) u[k] = fma(e, max(x, set1(-88.0f)), u[k]);
+  }
+  void add_block(const Sums& block) {
+    for (int k = 0; k < 4; ++k) {
+      s[k] = add(s[k], block.s[k]);
+      if (kEntropy) u[k] = add(u[k], block.u[k]);
+    }
   }
 };
+
+double fold_lanes(const f32x16* lanes_of) {
+  alignas(64) float lanes[kLanes];
+  double sum = 0.0;
+  for (int k = 0; k < 4; ++k) store(lanes + 16 * k, lanes_of[k]);
+  for (int k = 0; k < kLanes; ++k) sum += static_cast<double>(lanes[k]);
+  return sum;
+}
+
+// Pass 2 over a leaf whose (soft-capped) maximum is m.
+template <bool kSoftcap, bool kEntropy, class T>
+LeafStats exp_sums(const T* z, int64_t n, float m, float inv_temperature, float softcap) {
+  const f32x16 vm = set1(m), vt = set1(inv_temperature);
+  auto scaled = [&](f32x16 raw) {
+    return mul(sub(kSoftcap ? apply_softcap(raw, softcap) : raw, vm), vt);
+  };
+  Sums<kEntropy> leaf, block;
+  leaf.clear();
+  for (int64_t first = 0; first < n; first += kBlockColumns) {
+    const int64_t end = first + kBlockColumns < n ? first + kBlockColumns : n;
+    block.clear();
+    int64_t i = first;
+    for (; i + 64 <= end; i += 64) {
+      for (int k = 0; k < 4; ++k) block.add_term(k, scaled(load(z + i + 16 * k)));
+    }
+    for (int k = 0; i < end; i += 16, ++k) {
+      block.add_term(k, scaled(i + 16 <= end ? load(z + i) : load_partial(z + i, end - i)));
+    }
+    leaf.add_block(block);
+  }
+  return {m, fold_lanes(leaf.s), kEntropy ? fold_lanes(leaf.u) : 0.0};
+}
 
 template <class T>
 LeafStats stats(const T* z, int64_t n, float inv_temperature, float softcap, bool entropy) {
@@ -51,34 +98,12 @@ LeafStats stats(const T* z, int64_t n, float inv_temperature, float softcap, boo
     m = lanes[0];
   }
 
-  // Pass 2: 64 virtual lanes.
-  const f32x16 vm = set1(m), vt = set1(inv_temperature);
-  const LeafReader<T> read{z, n, softcap};
-  f32x16 s[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
-  f32x16 u[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
-  auto step = [&](int k, f32x16 zk) {
-    const f32x16 x = mul(sub(zk, vm), vt);
-    const f32x16 e = exp_nonpositive(x);
-    s[k] = add(s[k], e);
-    // exp(-inf) * -inf is 0 here: a masked column has no entropy term.
-    if (entropy) u[k] = fma(e, max(x, set1(-88.0f)), u[k]);
-  };
   if (softcap > 0.0f) {
-    for (i = 0; i < n; i += 16) step((i >> 4) & 3, read.at(i));
-  } else {
-    for (i = 0; i + 64 <= n; i += 64) {
-      for (int k = 0; k < 4; ++k) step(k, load(z + i + 16 * k));
-    }
-    for (; i < n; i += 16) step((i >> 4) & 3, read.at(i));
+    return entropy ? exp_sums<true, true>(z, n, m, inv_temperature, softcap)
+                   : exp_sums<true, false>(z, n, m, inv_temperature, softcap);
   }
-  LeafStats out{m, 0.0, 0.0};
-  for (int k = 0; k < 4; ++k) store(lanes + 16 * k, s[k]);
-  for (int k = 0; k < kLanes; ++k) out.s += static_cast<double>(lanes[k]);
-  if (entropy) {
-    for (int k = 0; k < 4; ++k) store(lanes + 16 * k, u[k]);
-    for (int k = 0; k < kLanes; ++k) out.u += static_cast<double>(lanes[k]);
-  }
-  return out;
+  return entropy ? exp_sums<false, true>(z, n, m, inv_temperature, softcap)
+                 : exp_sums<false, false>(z, n, m, inv_temperature, softcap);
 }
 
 struct Slope {
