@@ -23,9 +23,7 @@ class OwnScorer:
             self._score = torch.zeros(rows, dtype=torch.float64, device=chunk.tokens.device)
         column = torch.arange(columns, device=chunk.tokens.device)
         own = column < chunk.lengths[:, None]
-        logprobs = torch.where(own, chunk.logprobs, 0.0)
-        bounds = torch.arange(0, rows * columns + 1, columns, device=chunk.tokens.device)
-        segment_score_(self._score, logprobs.flatten(), bounds)
+        segment_score_(self._score, torch.where(own, chunk.logprobs, 0.0))
         return self._score.clone()
 
     def reorder(self, parent: Tensor, share: Tensor) -> None:

@@ -97,9 +97,7 @@ class PairScorer:
         diff = linear_logprob_diff(
             hidden[0], self._heads[0], hidden[1], self._heads[1], target[order].flatten()
         )  # [R·L]
-        diff = diff.view(rows, columns)[self._rows.physical].flatten()
-        bounds = torch.arange(0, rows * columns + 1, columns, device=self.device)
-        segment_score_(self._score, diff, bounds)
+        segment_score_(self._score, diff.view(rows, columns)[self._rows.physical])
         self._pending = (tokens[:, -1], tokens[:, -1])
         self._written += columns
 
