@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from w2s.errors import SearchError
+
 # The first two states are absorbing: a row in one of them has ended.
 ENDED_BY_EOS = 0
 ENDED_BY_STOP = 1
@@ -24,11 +26,11 @@ def stop_table(
 ) -> Tensor:
     """next[state, token] as int64 [S, vocab]; a row starts in `START`, and has ended below it.
 
-    Raises `ValueError` when stop strings are given and the tokenizer's bytes are not known.
+    Raises `SearchError` for stop strings without a tokenizer.
     """
     if stop:
         if tokenizer is None:
-            raise ValueError("stop strings need a tokenizer; load the model as (model, tokenizer)")
+            raise SearchError("stop strings need a tokenizer; load the model as (model, tokenizer)")
         table = _follow_tokens(_byte_automaton(stop), token_bytes(tokenizer, vocab))
     else:
         table = np.full((START + 1, vocab), START, dtype=np.int64)

@@ -70,7 +70,9 @@ SETTINGS = [
 @pytest.mark.parametrize("p_eos", [0.0, 0.02, 0.15])
 @pytest.mark.parametrize(("width", "samples", "chunk", "limit"), SETTINGS)
 def test_search_is_the_papers_algorithm(width, samples, chunk, limit, p_eos, clones):
-    plan = w2s.SearchPlan(width=width, samples=samples, chunk=chunk, max_new_tokens=limit, clones=clones)
+    plan = w2s.SearchPlan(
+        width=width, samples=samples, chunk=chunk, max_new_tokens=limit, clones=clones
+    )
     rounds = record(plan, len(PROMPTS), seed=width * 100 + samples, p_eos=p_eos)
     found = w2s.search(PROMPTS, w2s.ReplayProposer(rounds, EOS), table_pair(plan), plan)
     expected = slow_cbs(PROMPTS, rounds, width, samples, log_ratio, eos=EOS, clones=clones)
@@ -150,7 +152,9 @@ def test_scoring_does_not_depend_on_the_chunk_length(writer):
         ]
         scorer = table_pair(step)
         scorer.start(PROMPTS, 4)
-        proposer = w2s.ReplayProposer([[r[i : i + length] for r in rows] for i in range(0, 12, length)])
+        proposer = w2s.ReplayProposer(
+            [[r[i : i + length] for r in rows] for i in range(0, 12, length)]
+        )
         proposer.start(PROMPTS, 4)
         for _ in range(0, 12, length):
             score = scorer.score(proposer.extend(length))
@@ -196,9 +200,7 @@ def test_a_prompt_whose_kept_rows_ended_is_frozen_while_others_run():
         [[20, 21], [22, 23], [24, 25], [26, 27]],
         [[30, 31], [32, 33], [34, 35], [36, 37]],
     ]
-    expected = slow_cbs(
-        [[4], [5]], rounds, 1, 2, lambda p, r, t: table.get(t, -float(t)), eos=EOS
-    )
+    expected = slow_cbs([[4], [5]], rounds, 1, 2, lambda p, r, t: table.get(t, -float(t)), eos=EOS)
 
     class Table:
         def start(self, prompts, rows_per_prompt):
@@ -247,14 +249,44 @@ def test_on_chunk_tells_what_was_selected(writer):
 
 
 def test_a_row_with_nan_scores_is_never_returned():
+    """A proposer may write what a model of the pair calls impossible in both: the row is lost."""
     plan = w2s.SearchPlan(2, 2, 2, max_new_tokens=4)
-    broken = TUNED.clone()
-    broken[:, 40] = float("nan")
-    scorer = w2s.PairScorer((TableModel(TUNED), None), (TableModel(UNTUNED), None), plan)
-    scorer._heads[0].weight[:, 5] = float("nan")  # row 5 of the table: some prefixes only
-    rounds = record(plan, 1, seed=5, p_eos=0.0)
+    tuned, untuned = TUNED.clone(), UNTUNED.clone()
+    tuned[:, 40] = untuned[:, 40] = float("-inf")
+
+    class Masked(TableModel):
+        """Looks the logits up: a product with the one-hot row would spoil them all with 0 * inf."""
+
+        def __init__(self, table):
+            super().__init__(table.nan_to_num(neginf=0.0))
+            self.bias = torch.zeros(VOCAB)
+            self.bias[40] = float("-inf")
+            self.lm_head.bias = torch.nn.Parameter(self.bias)
+
+    scorer = w2s.PairScorer((Masked(tuned), None), (Masked(untuned), None), plan)
+    rounds = [[[7, 8], [9, 40], [10, 11], [12, 13]], [[40, 5], [14, 15], [16, 40], [17, 18]]]
     found = w2s.search([[5, 6]], w2s.ReplayProposer(rounds, EOS), scorer, plan)[0]
-    assert all(c.score == c.score for c in found.candidates)
+    assert len(found.candidates) == 2
+    assert all(40 not in c.tokens and c.score == c.score for c in found.candidates)
+
+
+def test_a_pool_of_nan_scores_says_so_when_its_best_is_asked_for():
+    plan = w2s.SearchPlan(1, 2, 2, max_new_tokens=2)
+
+    class Broken:
+        def start(self, prompts, rows_per_prompt):
+            pass
+
+        def score(self, chunk):
+            return torch.full((2,), float("nan"), dtype=torch.float64)
+
+        def reorder(self, parent, share):
+            pass
+
+    found = w2s.search([[5]], w2s.ReplayProposer([[[7, 8], [9, 9]]]), Broken(), plan)[0]
+    assert found.candidates == []
+    with pytest.raises(w2s.SearchError, match="all are NaN"):
+        _ = found.best
 
 
 def test_no_prompts_give_no_results(writer):

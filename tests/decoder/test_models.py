@@ -1,0 +1,235 @@
+"""Model families: our caches, masks, positions and heads against the models' own forward."""
+
+import pytest
+import torch
+from transformers import (
+    Cohere2Config,
+    CohereConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GraniteConfig,
+    MistralConfig,
+    PhiConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+import w2s
+from support.tiny import (
+    EOS,
+    VOCAB,
+    TableModel,
+    gpt2_config,
+    llama_config,
+    random_table,
+    tiny_model,
+    word_tokenizer,
+)
+from w2s.heads import head_logits
+
+PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [9], [4, 4, 8, 10, 12, 30, 2, 6, 6, 7, 31, 5]]
+
+SHAPE = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": EOS,
+    "pad_token_id": 0,
+}
+WINDOW = {"sliding_window": 6}
+MIXED = {**WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
+
+CONFIGS = {
+    "llama": llama_config(),
+    "llama-tied": llama_config(tie_word_embeddings=True),
+    "gpt2": gpt2_config(),
+    "qwen2": Qwen2Config(**SHAPE),
+    "qwen3": Qwen3Config(**SHAPE, head_dim=8),
+    "mistral-window": MistralConfig(**SHAPE, **WINDOW),
+    "gemma2": Gemma2Config(**SHAPE, **MIXED, head_dim=8, final_logit_softcapping=2.0),
+    "gemma3": Gemma3TextConfig(**SHAPE, **MIXED, head_dim=8),
+    "granite": GraniteConfig(**SHAPE, logits_scaling=3.0, attention_multiplier=0.3),
+    "cohere": CohereConfig(**SHAPE, logit_scale=0.3),
+    "cohere2": Cohere2Config(**SHAPE, **MIXED, logit_scale=0.3),
+    "phi": PhiConfig(**{**SHAPE, "num_key_value_heads": 4}),
+}
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def pair(request):
+    config = CONFIGS[request.param]
+    return tuple(w2s.load((tiny_model(config, seed), None)) for seed in (1, 2))
+
+
+def from_scratch(model, prompt, response):
+    """Σ log p of a response by the model's own uncached forward, in float64."""
+    ids = torch.tensor([[*prompt, *response]])
+    with torch.no_grad():
+        logits = model.module(input_ids=ids, use_cache=False).logits[0].double()
+    logs = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+    return float(logs[range(len(response)), response].sum())
+
+
+def test_cached_scores_equal_scores_from_scratch(pair):
+    """Also past the sliding windows, after re-orders, for prompts of different lengths."""
+    plan = w2s.SearchPlan(2, 3, 4, max_new_tokens=14, top_k=0, temperature=1.0)
+    found = w2s.search(PROMPTS, w2s.LocalProposer(pair[0], plan), w2s.PairScorer(*pair, plan), plan)
+    for prompt, result in zip(PROMPTS, found, strict=True):
+        for candidate in result.candidates:
+            tuned, untuned = (from_scratch(m, prompt, candidate.tokens) for m in pair)
+            assert candidate.score == pytest.approx(tuned - untuned, abs=1e-5 * len(SHAPE))
+
+
+def test_greedy_is_the_models_own_arg_max(pair):
+    """Token by token from the model's uncached forward: the cached proposer sees the same."""
+    model = pair[0]
+    plan = w2s.SearchPlan.greedy(max_new_tokens=12)
+    found = w2s.search(PROMPTS, w2s.LocalProposer(model, plan), None, plan)
+    for prompt, result in zip(PROMPTS, found, strict=True):
+        ids = torch.tensor([[*prompt, *result.best.tokens]])
+        with torch.no_grad():
+            best = model.module(input_ids=ids, use_cache=False).logits[0].argmax(-1)
+        assert best[len(prompt) - 1 : -1].tolist() == result.best.tokens
+
+
+def test_our_head_gives_the_models_own_logits(pair):
+    ids = torch.tensor([PROMPTS[0]])
+    with torch.no_grad():
+        hidden = pair[0].backbone(input_ids=ids, use_cache=False).last_hidden_state[0]
+        theirs = pair[0].module(input_ids=ids, use_cache=False).logits[0]
+        assert torch.allclose(head_logits(hidden, pair[0].head), theirs, atol=1e-5, rtol=1e-5)
+        assert torch.allclose(pair[0].logits(hidden), theirs, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.float16])
+def test_half_precision_pairs_score(dtype):
+    models = [w2s.load((tiny_model(llama_config(), s), None), dtype=dtype) for s in (1, 2)]
+    plan = w2s.SearchPlan(2, 2, 3, max_new_tokens=6)
+    found = w2s.search(
+        PROMPTS, w2s.LocalProposer(models[0], plan), w2s.PairScorer(*models, plan), plan
+    )
+    for prompt, result in zip(PROMPTS, found, strict=True):
+        best = result.best
+        tuned, untuned = (from_scratch(m, prompt, best.tokens) for m in models)
+        assert best.score == pytest.approx(tuned - untuned, abs=0.3)
+
+
+def test_a_long_prompt_goes_in_pieces_and_scores_the_same(pair, monkeypatch):
+    plan = w2s.SearchPlan(1, 2, 4, max_new_tokens=8)
+    prompts = [[4 + i % 50 for i in range(n)] for n in (70, 40, 17)]
+
+    def run():
+        scorer = w2s.PairScorer(*pair, plan)
+        return w2s.search(prompts, w2s.LocalProposer(pair[0], plan), scorer, plan)
+
+    whole = run()
+    monkeypatch.setattr("w2s.models._TOKENS_PER_FORWARD", 48)
+    monkeypatch.setattr("w2s.scorers.pair._TOKENS_PER_FORWARD", 12)
+    for one, other in zip(whole, run(), strict=True):
+        assert one.best.tokens == other.best.tokens
+        assert one.best.score == pytest.approx(other.best.score, abs=1e-5)
+
+
+def test_a_head_that_is_not_the_models_own_is_refused_with_both_numbers():
+    class Scaled(TableModel):
+        def forward(self, input_ids, **kwargs):
+            output = super().forward(input_ids, **kwargs)
+            output.logits = output.logits * 1.01
+            return output
+
+    with pytest.raises(
+        w2s.HeadError, match=r"by our head and .* by the model \(config: .*logit_scale"
+    ):
+        w2s.load((Scaled(random_table(0)), None))
+
+
+def test_a_model_without_a_head_is_refused():
+    with pytest.raises(w2s.ModelError, match="no head apart from its body"):
+        w2s.load((tiny_model(llama_config(), 0).model, None))
+
+
+def test_layers_without_a_plain_cache_are_refused():
+    model = TableModel(random_table(0))
+    model.config.layer_types = ["linear_attention", "full_attention"]
+    with pytest.raises(w2s.ModelError, match="linear_attention"):
+        w2s.load((model, None))
+
+
+def test_an_attention_that_takes_no_4d_mask_is_refused():
+    model = TableModel(random_table(0))
+    model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(w2s.ModelError, match="attn_implementation='sdpa'"):
+        w2s.load((model, None))
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "message"),
+    [
+        ("no/such/folder/model.gguf", {}, "does not exist"),
+        ("/no/such/folder", {}, "cannot be loaded"),
+        (7, {}, "a model is a path"),
+        ("x", {"device": "warp"}, "'warp' is not a torch device"),
+        ("x", {"dtype": "int8"}, "not a floating-point dtype"),
+        ((TableModel(random_table(0)), None), {"revision": "main"}, "already loaded"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused(source, settings, message):
+    with pytest.raises(w2s.ModelError, match=message):
+        w2s.load(source, **settings)
+
+
+def test_a_saved_model_loads_from_its_folder(tmp_path):
+    tokenizer = word_tokenizer()
+    tiny_model(llama_config(), 4).to(torch.bfloat16).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = w2s.load(tmp_path, template="w7 {prompt}")
+    assert model.module.dtype == torch.float32
+    assert model.eos_token_ids == {EOS}
+    assert model.style.encode("w5", model.tokenizer) == [7, 5]
+    assert w2s.load(str(tmp_path), dtype="bfloat16").module.dtype == torch.bfloat16
+    plan = w2s.SearchPlan(2, 2, 3, max_new_tokens=5)
+    found = w2s.guide(["w5 w6"], tmp_path, (str(tmp_path), model), plan)[0].best
+    assert found.text == model.decode([t for t in found.tokens if t != EOS])
+
+
+def test_padding_columns_get_no_probability():
+    """A head wider than its tokenizer: the surplus is neither sampled nor normalised."""
+    table = random_table(5, vocab=80)
+    table[:, VOCAB:] = 50.0  # would take all the mass
+    narrow = w2s.load((TableModel(table[:, :VOCAB].contiguous()), word_tokenizer()))
+    wide = w2s.load((TableModel(table), word_tokenizer()))
+    plan = w2s.SearchPlan(2, 2, 3, max_new_tokens=6)
+
+    def run(model):
+        other = (TableModel(random_table(6, vocab=72)), model.tokenizer)
+        scorer = w2s.PairScorer(model, other, plan)
+        return w2s.search(["w5 w6"], w2s.LocalProposer(model, plan), scorer, plan)
+
+    assert run(wide) == run(narrow)
+
+
+def test_lora_on_the_head_is_part_of_the_head():
+    class Adapted(torch.nn.Linear):
+        """The attributes by which peft marks a linear layer with an adapter on it."""
+
+        active_adapters = ("a",)
+        lora_A = ("a",)
+        merged = False
+
+        def get_delta_weight(self, adapter):
+            return self.delta
+
+        def forward(self, hidden):
+            return super().forward(hidden) + hidden @ self.delta.T
+
+    model = TableModel(random_table(0))
+    head = Adapted(97, VOCAB, bias=False)
+    head.weight.data = model.lm_head.weight.data
+    head.delta = random_table(1).T.contiguous()
+    model.lm_head = head
+    assert torch.equal(w2s.load((model, None)).head.weight, head.weight + head.delta)
