@@ -164,4 +164,55 @@ struct BeamRows {
 // Row r of every cache becomes the old row parent[r] on positions [start[r], stop[r]).
 void gather_beams(const BeamCache* caches, int64_t count, const BeamRows& rows);
 
+// ---- guided_* (core_guided.cpp, core_guided_row.cpp) --------------------------------------------
+
+// The guided law: base + beta (tuned - untuned) of result i is read from logits row row_of(i).
+struct GuidedSources {
+  Matrix base;      // [B', V]
+  Matrix tuned;     // [B', V_t]; data null: the base alone
+  Matrix untuned;   // [B', V_u]
+  const void* row;  // [B], null: result i reads row i
+  bool row_is_int64;
+  int64_t results;     // B
+  int64_t valid_base;  // columns where beta = 0
+  int64_t valid_pair;  // columns where beta != 0
+  double beta;
+  const double* beta_rows;  // [B] or null
+
+  double beta_of(int64_t i) const { return beta_rows != nullptr ? beta_rows[i] : beta; }
+  // -1 for an entry of `row` that names no logits row.
+  int64_t row_of(int64_t i) const;
+};
+
+// z[B, V] fp32, contiguous.
+void guided_logits(const GuidedSources& sources, float* z);
+
+// Settings of a draw: numbers, or one a row where the pointer is not null.
+struct Sampling {
+  float temperature;
+  const float* temperature_rows;
+  int64_t top_k;
+  const int64_t* top_k_rows;
+  double top_p;
+  const double* top_p_rows;
+  double min_p;
+  const double* min_p_rows;
+};
+
+struct DrawKeys {
+  const int64_t* seed;   // [B]
+  Targets position;      // [B, 1]
+  Targets candidate;     // [B, 1]; data null: 0
+  const bool* finished;  // [B] or null
+  int64_t pad_id;
+};
+
+// token[B], logprob[B]; the rules are those of w2s_kernels/ops/guided_sample.py.
+void guided_sample(const GuidedSources& sources, const Sampling& sampling, const DrawKeys& keys,
+                   int64_t* token, float* logprob);
+
+// The k likeliest of each law, best first: logprob[B, k], id[B, k].
+void guided_topk(const GuidedSources& sources, int64_t k, float temperature,
+                 const float* temperature_rows, float* logprob, int64_t* id);
+
 }  // namespace w2s

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "common/guided.h"
 #include "core.h"
 
 namespace w2s {

@@ -1,0 +1,268 @@
+#include <algorithm>
+#include <cfloat>
+#include <cmath>
+#include <limits>
+
+#include "common/packed_key.h"
+#include "core_guided.h"
+#include "core_isa.h"
+
+namespace w2s {
+
+namespace {
+
+constexpr float kNegInf = -std::numeric_limits<float>::infinity();
+constexpr int64_t kSortedAtMost = 512;
+
+using uint128 = unsigned __int128;
+
+// ceil(p * total) with p in (0, 1) read as the rational it is.
+uint64_t ceil_share(double p, uint64_t total) {
+  int exponent;
+  const auto mantissa = static_cast<uint64_t>(std::ldexp(std::frexp(p, &exponent), 53));
+  const int shift = 53 - exponent;  // p = mantissa / 2^shift, shift >= 53
+  if (shift >= 117) return 1;       // 0 < product < 2^116
+  const uint128 product = static_cast<uint128>(mantissa) * total;
+  const uint128 rest = product & ((static_cast<uint128>(1) << shift) - 1);
+  return static_cast<uint64_t>(product >> shift) + (rest != 0 ? 1 : 0);
+}
+
+// The smallest fp32 that is not below x.
+float float_at_least(double x) {
+  const auto f = static_cast<float>(x);
+  return static_cast<double>(f) < x ? std::nextafter(f, FLT_MAX) : f;
+}
+
+uint64_t whole(const float* weight, int64_t i) {
+  return weight != nullptr ? static_cast<uint64_t>(weight[i]) : 1;
+}
+
+void reserve(std::vector<float>& v, int64_t n) {
+  if (static_cast<int64_t>(v.size()) < n) v.resize(static_cast<size_t>(n));
+}
+
+}  // namespace
+
+Cut Selector::cut(const float* z, const float* weight, int64_t n, uint64_t target) {
+  return n <= kSortedAtMost ? cut_sorted(z, weight, n, target) : cut_radix(z, weight, n, target);
+}
+
+Cut Selector::cut_sorted(const float* z, const float* weight, int64_t n, uint64_t target) {
+  sorted_.clear();
+  for (int64_t i = 0; i < n; ++i) {
+    sorted_.emplace_back(packed_key(z[i], static_cast<uint32_t>(i)),
+                         weight != nullptr ? weight[i] : 1.0f);
+  }
+  std::sort(sorted_.begin(), sorted_.end(),
+            [](const auto& a, const auto& b) { return a.first > b.first; });
+  uint64_t sum = 0;
+  for (const auto& [key, w] : sorted_) {
+    sum += static_cast<uint64_t>(w);
+    if (sum >= target) return {packed_value(key), packed_id(key) + 1};
+  }
+  return {kNegInf, n};
+}
+
+// Most significant digit first on the 32-bit order of the values: each pass finds the digit at
+// which the sum crosses and keeps only those elements. What is left at the end is one value, whose
+// elements weigh the same, so how many of them are needed is a division.
+Cut Selector::cut_radix(const float* z, const float* weight, int64_t n, uint64_t target) {
+  constexpr int kDigitBits = 11, kDigits = 1 << kDigitBits;
+  constexpr int kShifts[] = {21, 10, 0};
+  // Two histograms by turns: neighbours often meet in one digit, and would wait for each other.
+  static thread_local uint64_t histogram[2][kDigits];
+  elements_.clear();
+  uint64_t rest = target;
+  int64_t left = n;
+  uint32_t key = 0;
+  for (int pass = 0; pass < 3; ++pass) {
+    const int shift = kShifts[pass];
+    std::fill(&histogram[0][0], &histogram[0][0] + 2 * kDigits, 0);
+    const auto digit_of = [&](uint32_t k) { return (k >> shift) & (kDigits - 1); };
+    for (int64_t i = 0; i < left; ++i) {
+      const uint32_t k = pass == 0 ? ordered_bits(z[i]) : elements_[i].key;
+      const uint64_t w = pass == 0 ? whole(weight, i) : whole(&elements_[i].weight, 0);
+      histogram[i & 1][digit_of(k)] += w;
+    }
+    int digit = kDigits - 1;
+    for (; digit > 0; --digit) {
+      const uint64_t here = histogram[0][digit] + histogram[1][digit];
+      if (here >= rest) break;
+      rest -= here;
+    }
+    key |= static_cast<uint32_t>(digit) << shift;
+    int64_t kept = 0;
+    if (pass == 0) {
+      for (int64_t i = 0; i < n; ++i) {
+        const uint32_t k = ordered_bits(z[i]);
+        if (digit_of(k) != static_cast<uint32_t>(digit)) continue;
+        elements_.push_back({k, weight != nullptr ? weight[i] : 1.0f});
+      }
+      left = static_cast<int64_t>(elements_.size());
+    } else {
+      for (int64_t i = 0; i < left; ++i) {
+        if (digit_of(elements_[i].key) == static_cast<uint32_t>(digit)) {
+          elements_[kept++] = elements_[i];
+        }
+      }
+      left = kept;
+    }
+  }
+  const uint64_t each = whole(&elements_[0].weight, 0);
+  uint64_t ties = each == 0 ? 0 : (rest + each - 1) / each;
+  const float value = packed_value(static_cast<uint64_t>(key) << 32);
+  int64_t i = 0;
+  for (; i < n && ties > 0; ++i) ties -= z[i] == value ? 1 : 0;
+  return {value, i};
+}
+
+int64_t GuidedSources::row_of(int64_t i) const {
+  if (row == nullptr) return i;
+  const int64_t at = Targets{row, row_is_int64, 1}.at(i);
+  return at >= 0 && at < base.rows ? at : -1;
+}
+
+bool GuidedRow::is_read(const GuidedSources& sources, int64_t i) const {
+  return row_ >= 0 && row_ == sources.row_of(i) && beta_ == sources.beta_of(i);
+}
+
+bool GuidedRow::read(const GuidedSources& sources, int64_t i) {
+  ids_ = nullptr;
+  if (is_read(sources, i)) return usable_;
+  row_ = sources.row_of(i);
+  beta_ = sources.beta_of(i);
+  usable_ = false;
+  if (row_ < 0) return false;
+  const bool pair = sources.tuned.data != nullptr && beta_ != 0.0;
+  columns_ = pair ? sources.valid_pair : sources.valid_base;
+  reserve(z_, columns_);
+  reserve(lane_max_, (columns_ + kGuideColumns - 1) / kGuideColumns * 16);
+  bool bad = false;
+  m_ = kNegInf;
+  const Matrix* from[3] = {&sources.base, &sources.tuned, &sources.untuned};
+  for (int64_t c = 0, block = 0; c < columns_; c += kGuideColumns, ++block) {
+    GuidedBlock in{};
+    for (int k = 0; k < (pair ? 3 : 1); ++k) {
+      in.logits[k] = element(*from[k], row_, c);
+      in.dtype[k] = from[k]->dtype;
+    }
+    const int64_t n = std::min(kGuideColumns, columns_ - c);
+    float* lanes = lane_max_.data() + block * 16;
+    bad |= W2S_ON_ISA(guide_block(in, pair, n, beta_, z_.data() + c, lanes));
+    if (bad) return false;
+    m_ = std::max(m_, *std::max_element(lanes, lanes + 16));
+  }
+  usable_ = m_ > kNegInf;
+  return usable_;
+}
+
+// A value that at least k columns reach, from the maxima of V / 64 groups of columns; the smallest
+// finite number where there are too few groups (every finite column is then a candidate).
+float GuidedRow::lower_bound_of_best(int64_t k) {
+  const int64_t groups = (columns_ + kGuideColumns - 1) / kGuideColumns * 16;
+  if (k > groups) return -FLT_MAX;
+  lane_max_copy_.assign(lane_max_.begin(), lane_max_.begin() + groups);
+  std::nth_element(lane_max_copy_.begin(), lane_max_copy_.begin() + (k - 1), lane_max_copy_.end(),
+                   [](float a, float b) { return a > b; });
+  return std::max(lane_max_copy_[k - 1], -FLT_MAX);
+}
+
+void GuidedRow::keep_top_k(int64_t k) {
+  const float bound = lower_bound_of_best(k);
+  reserve(small_z_, columns_);
+  if (static_cast<int64_t>(small_id_.size()) < columns_) small_id_.resize(columns_);
+  count_ = 0;
+  for (int64_t c = 0, block = 0; c < columns_; c += kGuideColumns, ++block) {
+    const float* lanes = lane_max_.data() + block * 16;
+    if (*std::max_element(lanes, lanes + 16) < bound) continue;
+    count_ += W2S_ON_ISA(compact_block(z_.data() + c, std::min(kGuideColumns, columns_ - c), bound,
+                                       static_cast<int32_t>(c), small_z_.data() + count_,
+                                       small_id_.data() + count_));
+  }
+  ids_ = small_id_.data();
+  if (count_ <= k) return;
+  const Cut cut = selector_.cut(small_z_.data(), nullptr, count_, static_cast<uint64_t>(k));
+  int64_t kept = 0;
+  for (int64_t i = 0; i < count_; ++i) {
+    if (!cut.keeps(small_z_[i], i)) continue;
+    small_z_[kept] = small_z_[i];
+    small_id_[kept++] = small_id_[i];
+  }
+  count_ = kept;
+}
+
+// The weights of [begin, end), as cut_ and rule_ leave them; `weight` (or null) starts at begin.
+uint64_t GuidedRow::weigh_range(int64_t begin, int64_t end, float* weight) const {
+  const float* z = values();
+  const int64_t middle = std::clamp(cut_.tie_end, begin, end);
+  const float above = std::nextafter(cut_.value, std::numeric_limits<float>::infinity());
+  uint64_t sum = 0;
+  if (middle > begin) {
+    sum += W2S_ON_ISA(weigh_block(z + begin, middle - begin, rule_, cut_.value, weight));
+  }
+  if (end > middle) {
+    float* rest = weight != nullptr ? weight + (middle - begin) : nullptr;
+    sum += W2S_ON_ISA(weigh_block(z + middle, end - middle, rule_, above, rest));
+  }
+  return sum;
+}
+
+void GuidedRow::sum_blocks() {
+  block_total_.clear();
+  total_ = 0;
+  for (int64_t c = 0; c < count(); c += kGuideColumns) {
+    block_total_.push_back(weigh_range(c, std::min(c + kGuideColumns, count()), nullptr));
+    total_ += block_total_.back();
+  }
+}
+
+void GuidedRow::weigh(float temperature) {
+  temperature_ = temperature;
+  // At most FLT_MAX: 0 * inf would be NaN.
+  rule_ = {m_, std::min(1.0f / temperature, FLT_MAX), 0.0f};
+  cut_ = {kNegInf, count()};
+  sum_blocks();
+}
+
+void GuidedRow::keep_top_p(double p) {
+  const uint64_t target = ceil_share(p, total_);
+  reserve(weight_, count());
+  for (int64_t c = 0; c < count(); c += kGuideColumns) {
+    weigh_range(c, std::min(c + kGuideColumns, count()), weight_.data() + c);
+  }
+  cut_ = selector_.cut(values(), weight_.data(), count(), target);
+  sum_blocks();
+}
+
+void GuidedRow::keep_min_p(double min_p) {
+  const double least = std::ceil(std::ldexp(min_p, 44));  // an integer, and exact
+  rule_.least = float_at_least(least);
+  sum_blocks();
+}
+
+int64_t GuidedRow::first_maximum() const {
+  return std::find(z_.begin(), z_.begin() + columns_, m_) - z_.begin();
+}
+
+int64_t GuidedRow::draw(uint64_t draw) {
+  auto threshold = static_cast<uint64_t>((static_cast<uint128>(draw) * total_) >> 64);
+  size_t block = 0;
+  while (threshold >= block_total_[block]) threshold -= block_total_[block++];
+  const int64_t begin = static_cast<int64_t>(block) * kGuideColumns;
+  const int64_t end = std::min(begin + kGuideColumns, count());
+  alignas(64) float weight[kGuideColumns];
+  weigh_range(begin, end, weight);
+  int64_t i = 0;
+  while (threshold >= static_cast<uint64_t>(weight[i])) {
+    threshold -= static_cast<uint64_t>(weight[i++]);
+  }
+  drawn_ = values()[begin + i];
+  return ids_ != nullptr ? ids_[begin + i] : begin + i;
+}
+
+float GuidedRow::logprob(float z) const {
+  const double x = (static_cast<double>(z) - static_cast<double>(m_)) / temperature_;
+  return static_cast<float>(x - std::log(static_cast<double>(total_) * 0x1p-44));
+}
+
+}  // namespace w2s
