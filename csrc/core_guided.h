@@ -75,6 +75,10 @@ class GuidedRow {
   uint64_t weigh_range(int64_t begin, int64_t end, float* weight) const;
   void sum_blocks();
   float lower_bound_of_best(int64_t k);
+  float block_maximum(int64_t first_column) const;
+  void compact(float bound);
+  bool keep_near_maximum(float reach, uint64_t target);
+  uint64_t weigh_all_from(float bound) const;
 
   // What was read.
   int64_t row_ = -1;

@@ -33,9 +33,8 @@ float float_at_least(double x) {
   return static_cast<double>(f) < x ? std::nextafter(f, FLT_MAX) : f;
 }
 
-uint64_t whole(const float* weight, int64_t i) {
-  return weight != nullptr ? static_cast<uint64_t>(weight[i]) : 1;
-}
+// Through int64: one instruction, where the unsigned conversion branches.
+uint64_t whole(float weight) { return static_cast<uint64_t>(static_cast<int64_t>(weight)); }
 
 void reserve(std::vector<float>& v, int64_t n) {
   if (static_cast<int64_t>(v.size()) < n) v.resize(static_cast<size_t>(n));
@@ -57,7 +56,7 @@ Cut Selector::cut_sorted(const float* z, const float* weight, int64_t n, uint64_
             [](const auto& a, const auto& b) { return a.first > b.first; });
   uint64_t sum = 0;
   for (const auto& [key, w] : sorted_) {
-    sum += static_cast<uint64_t>(w);
+    sum += whole(w);
     if (sum >= target) return {packed_value(key), packed_id(key) + 1};
   }
   return {kNegInf, n};
@@ -68,21 +67,22 @@ Cut Selector::cut_sorted(const float* z, const float* weight, int64_t n, uint64_
 // elements weigh the same, so how many of them are needed is a division.
 Cut Selector::cut_radix(const float* z, const float* weight, int64_t n, uint64_t target) {
   constexpr int kDigitBits = 11, kDigits = 1 << kDigitBits;
-  constexpr int kShifts[] = {21, 10, 0};
   // Two histograms by turns: neighbours often meet in one digit, and would wait for each other.
   static thread_local uint64_t histogram[2][kDigits];
-  elements_.clear();
+  elements_.resize(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) {
+    elements_[i] = {ordered_bits(z[i]), weight != nullptr ? weight[i] : 1.0f};
+  }
   uint64_t rest = target;
   int64_t left = n;
   uint32_t key = 0;
-  for (int pass = 0; pass < 3; ++pass) {
-    const int shift = kShifts[pass];
+  for (const int shift : {21, 10, 0}) {
     std::fill(&histogram[0][0], &histogram[0][0] + 2 * kDigits, 0);
-    const auto digit_of = [&](uint32_t k) { return (k >> shift) & (kDigits - 1); };
+    const auto digit_of = [&](uint32_t k) {
+      return static_cast<int>((k >> shift) & (kDigits - 1));
+    };
     for (int64_t i = 0; i < left; ++i) {
-      const uint32_t k = pass == 0 ? ordered_bits(z[i]) : elements_[i].key;
-      const uint64_t w = pass == 0 ? whole(weight, i) : whole(&elements_[i].weight, 0);
-      histogram[i & 1][digit_of(k)] += w;
+      histogram[i & 1][digit_of(elements_[i].key)] += whole(elements_[i].weight);
     }
     int digit = kDigits - 1;
     for (; digit > 0; --digit) {
@@ -92,23 +92,14 @@ Cut Selector::cut_radix(const float* z, const float* weight, int64_t n, uint64_t
     }
     key |= static_cast<uint32_t>(digit) << shift;
     int64_t kept = 0;
-    if (pass == 0) {
-      for (int64_t i = 0; i < n; ++i) {
-        const uint32_t k = ordered_bits(z[i]);
-        if (digit_of(k) != static_cast<uint32_t>(digit)) continue;
-        elements_.push_back({k, weight != nullptr ? weight[i] : 1.0f});
-      }
-      left = static_cast<int64_t>(elements_.size());
-    } else {
-      for (int64_t i = 0; i < left; ++i) {
-        if (digit_of(elements_[i].key) == static_cast<uint32_t>(digit)) {
-          elements_[kept++] = elements_[i];
-        }
-      }
-      left = kept;
+    for (int64_t i = 0; i < left; ++i) {  // no branch: which digit comes is anyone's guess
+      const Element e = elements_[i];
+      elements_[kept] = e;
+      kept += digit_of(e.key) == digit ? 1 : 0;
     }
+    left = kept;
   }
-  const uint64_t each = whole(&elements_[0].weight, 0);
+  const uint64_t each = whole(elements_[0].weight);
   uint64_t ties = each == 0 ? 0 : (rest + each - 1) / each;
   const float value = packed_value(static_cast<uint64_t>(key) << 32);
   int64_t i = 0;
@@ -167,19 +158,26 @@ float GuidedRow::lower_bound_of_best(int64_t k) {
   return std::max(lane_max_copy_[k - 1], -FLT_MAX);
 }
 
-void GuidedRow::keep_top_k(int64_t k) {
-  const float bound = lower_bound_of_best(k);
+float GuidedRow::block_maximum(int64_t first_column) const {
+  const float* lanes = lane_max_.data() + first_column / kGuideColumns * 16;
+  return *std::max_element(lanes, lanes + 16);
+}
+
+void GuidedRow::compact(float bound) {
   reserve(small_z_, columns_);
   if (static_cast<int64_t>(small_id_.size()) < columns_) small_id_.resize(columns_);
   count_ = 0;
-  for (int64_t c = 0, block = 0; c < columns_; c += kGuideColumns, ++block) {
-    const float* lanes = lane_max_.data() + block * 16;
-    if (*std::max_element(lanes, lanes + 16) < bound) continue;
+  for (int64_t c = 0; c < columns_; c += kGuideColumns) {
+    if (block_maximum(c) < bound) continue;
     count_ += W2S_ON_ISA(compact_block(z_.data() + c, std::min(kGuideColumns, columns_ - c), bound,
                                        static_cast<int32_t>(c), small_z_.data() + count_,
                                        small_id_.data() + count_));
   }
   ids_ = small_id_.data();
+}
+
+void GuidedRow::keep_top_k(int64_t k) {
+  compact(lower_bound_of_best(k));
   if (count_ <= k) return;
   const Cut cut = selector_.cut(small_z_.data(), nullptr, count_, static_cast<uint64_t>(k));
   int64_t kept = 0;
@@ -224,8 +222,35 @@ void GuidedRow::weigh(float temperature) {
   sum_blocks();
 }
 
+// The part of all columns within `reach` of the maximum, in units of T, becomes what is kept,
+// unless its weight is below `target`.
+bool GuidedRow::keep_near_maximum(float reach, uint64_t target) {
+  const float bound = std::max(m_ - reach * static_cast<float>(temperature_), -FLT_MAX);
+  if (weigh_all_from(bound) < target) return false;
+  compact(bound);
+  cut_ = {kNegInf, count_};
+  return true;
+}
+
+uint64_t GuidedRow::weigh_all_from(float bound) const {
+  uint64_t sum = 0;
+  for (int64_t c = 0; c < columns_; c += kGuideColumns) {
+    if (block_maximum(c) < bound) continue;
+    const int64_t n = std::min(kGuideColumns, columns_ - c);
+    sum += W2S_ON_ISA(weigh_block(z_.data() + c, n, rule_, bound, nullptr));
+  }
+  return sum;
+}
+
 void GuidedRow::keep_top_p(double p) {
   const uint64_t target = ceil_share(p, total_);
+  // What reaches the share is mostly near the maximum: look there first, so that a long row is not
+  // ordered for the sake of a few columns.
+  if (ids_ == nullptr && columns_ > kSortedAtMost) {
+    for (const float reach : {4.0f, 8.0f, 12.0f}) {
+      if (keep_near_maximum(reach, target)) break;
+    }
+  }
   reserve(weight_, count());
   for (int64_t c = 0; c < count(); c += kGuideColumns) {
     weigh_range(c, std::min(c + kGuideColumns, count()), weight_.data() + c);
@@ -241,7 +266,9 @@ void GuidedRow::keep_min_p(double min_p) {
 }
 
 int64_t GuidedRow::first_maximum() const {
-  return std::find(z_.begin(), z_.begin() + columns_, m_) - z_.begin();
+  int64_t c = 0;
+  while (block_maximum(c) != m_) c += kGuideColumns;
+  return std::find(z_.begin() + c, z_.begin() + columns_, m_) - z_.begin();
 }
 
 int64_t GuidedRow::draw(uint64_t draw) {
@@ -253,9 +280,7 @@ int64_t GuidedRow::draw(uint64_t draw) {
   alignas(64) float weight[kGuideColumns];
   weigh_range(begin, end, weight);
   int64_t i = 0;
-  while (threshold >= static_cast<uint64_t>(weight[i])) {
-    threshold -= static_cast<uint64_t>(weight[i++]);
-  }
+  while (threshold >= whole(weight[i])) threshold -= whole(weight[i++]);
   drawn_ = values()[begin + i];
   return ids_ != nullptr ? ids_[begin + i] : begin + i;
 }

@@ -46,7 +46,9 @@ f32x16 guide_lanes(f32x16 base, f32x16 tuned, f32x16 untuned, double beta) {
   return load(z);
 }
 
-f32x16 guide_pair(f32x16 b, f32x16 t, f32x16 u, double beta) {
+// Vectors with a result that is not finite: a mask, or something bad. What is not finite in an
+// input is not finite in the result either, so all other vectors need no second look.
+f32x16 guide_special(f32x16 b, f32x16 t, f32x16 u, double beta) {
   if (any_nan_or_pos_inf(b) || any_nan_or_pos_inf(t) || any_nan_or_pos_inf(u)) {
     return guide_lanes(b, t, u, beta);
   }
@@ -85,20 +87,25 @@ bool guide_block(const GuidedBlock& in, bool pair, int64_t n, double beta, float
     maximum[k] = max(maximum[k], value);
     return value;
   };
+  const auto take_pair = [&](f32x16 vb, f32x16 vt, f32x16 vu, int k) {
+    const f32x16 value = guide(vb, vt, vu, beta);
+    if (any_not_finite(value)) return take(guide_special(vb, vt, vu, beta), k);
+    maximum[k] = max(maximum[k], value);
+    return value;
+  };
   int64_t i = 0;
   if (pair) {
     for (; i + 32 <= n; i += 32) {
-      for (int k = 0; k < 2; ++k) {
-        const int64_t j = i + 16 * k;
-        store(z + j, take(guide_pair(load(b + j), load(t + j), load(u + j), beta), k));
-      }
+      store(z + i, take_pair(load(b + i), load(t + i), load(u + i), 0));
+      store(z + i + 16, take_pair(load(b + i + 16), load(t + i + 16), load(u + i + 16), 1));
     }
     for (; i < n; i += 16) {
       const int64_t left = n - i < 16 ? n - i : 16;
       // Lanes past the end are -inf in all three, which makes them masked.
-      const f32x16 value = guide_pair(load_partial(b + i, left), load_partial(t + i, left),
-                                      load_partial(u + i, left), beta);
-      store_partial(z + i, take(value, 0), left);
+      store_partial(z + i,
+                    take_pair(load_partial(b + i, left), load_partial(t + i, left),
+                              load_partial(u + i, left), 0),
+                    left);
     }
   } else {
     for (; i + 16 <= n; i += 16) store(z + i, take(load(b + i), 0));
