@@ -1,0 +1,11 @@
+"""What the demonstration needs and no hub: one large model, one tiny pair, labelled reviews.
+
+`large()` and `reviews()` read packages of the `[demo]` extra; `pair()` reads two folders beside this
+file. Nothing here downloads anything.
+"""
+
+from w2s.embedded.review_data import Review, ReviewSplit, openings, reviews
+from w2s.embedded.smollm2 import large
+from w2s.embedded.tiny_pair import Pair, pair
+
+__all__ = ["Pair", "Review", "ReviewSplit", "large", "openings", "pair", "reviews"]
