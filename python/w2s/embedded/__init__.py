@@ -1,7 +1,7 @@
 """What the demonstration needs and no hub: one large model, one tiny pair, labelled reviews.
 
-`large()` and `reviews()` read packages of the `[demo]` extra; `pair()` reads two folders beside this
-file. Nothing here downloads anything.
+`large()` and `reviews()` read packages of the `[demo]` extra; `pair()` finds two folders beside
+this file. Nothing here downloads anything.
 """
 
 from w2s.embedded.review_data import Review, ReviewSplit, openings, reviews

@@ -1,6 +1,6 @@
 """Labelled movie reviews, cut once into three parts that never meet.
 
-The pair learns from `pair`, the independent judge from `judge`, and every figure is taken on `test`.
+The pair learns from `pair`, the independent judge from `judge`; every figure is taken on `test`.
 The cut is by a hash of the text, so it depends on nothing but the text.
 """
 
@@ -71,7 +71,7 @@ def openings(
     """First `tokens` tokens of `count` held-out reviews, as text.
 
     Only full-length (IMDB) reviews are used, ordered by a hash of their text, so any first `count`
-    of them is a fair sample; `skip` passes over that many, for a second sample apart from the first.
+    of them is a fair sample; `skip` passes over that many, for a sample apart from the first.
 
     Raises:
         ValueError: the test part has fewer than `skip + count` such reviews.
@@ -82,7 +82,7 @@ def openings(
     )
     if skip < 0 or count < 0 or skip + count > len(ordered):
         raise ValueError(
-            f"count={count} with skip={skip} is outside the {len(ordered)} held-out reviews there are"
+            f"count={count} with skip={skip} is beyond the {len(ordered)} held-out reviews"
         )
     ids = [
         tokenizer(text, add_special_tokens=False)["input_ids"][:tokens]

@@ -78,9 +78,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     source = str(gguf.parent)
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf.name)
     tokenizer.model_max_length = _CONTEXT  # the GGUF reader leaves it unbounded
-    model = AutoModelForCausalLM.from_pretrained(
-        source, gguf_file=gguf.name, dtype=torch.float32
-    )
+    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf.name, dtype=torch.float32)
     # The weights are plain tensors by now, but the loader still marks the model as GGUF-quantized,
     # which save_pretrained refuses and which would make the saved folder unloadable.
     model.hf_quantizer = None

@@ -1,4 +1,4 @@
-"""The sentiment pair that steers the demonstration; MODEL_CARD.md beside it says how it was made."""
+"""The sentiment pair that steers the demonstration; MODEL_CARD.md says how it was made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Pair(NamedTuple):
 
 
 def pair() -> Pair:
-    """The embedded pair. Both models read the tokens of `embedded.large()`, whose tokenizer they use.
+    """The embedded pair; its models use the tokenizer of `embedded.large()`.
 
     Raises:
         FileNotFoundError: the installation lacks the model files.

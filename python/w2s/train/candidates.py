@@ -19,7 +19,7 @@ _FREQUENT_SHARE = 0.75
 
 
 class Drawn(NamedTuple):
-    """One step's candidates: ids [C] (ascending), bias [C] float32, target [N] as indices into ids."""
+    """One step's candidates: ids [C] (ascending), bias [C], target [N] as indices into ids."""
 
     ids: Tensor
     bias: Tensor

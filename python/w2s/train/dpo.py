@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from w2s.models import Model, load
 from w2s.train.candidates import CandidateSet, Drawn, target_counts
 from w2s.train.loop import (
     Step,
@@ -23,12 +24,11 @@ from w2s.train.loop import (
     require,
     save,
 )
-from w2s.train.models import load_for_training
-from w2s.train.policy import padded, target_logprob
+from w2s.train.policy import load_policy, padded, target_logprob
 from w2s.train.rows import IGNORE, RowError, encode, epoch_batches, read_rows
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,32 +77,32 @@ def train_dpo(
     """
     config = config or DPOConfig()
     with checkpoint(out) as folder:
-        net, tok = load_for_training(model, tokenizer, device, config.seed)
-        reference = copy.deepcopy(net).eval().requires_grad_(False)
-        pairs = _pairs(data, tok, config)
-        drawer = _drawer(pairs, net.config.vocab_size, config)
+        policy = load_policy(model, tokenizer, device, config.seed, config.candidates)
+        reference = load((copy.deepcopy(policy.module).eval(), policy.tokenizer))
+        pairs = _pairs(data, policy.tokenizer, config)
+        drawer = _drawer(pairs, policy.vocab, config)
         batches = epoch_batches(len(pairs), config.batch, config.seed)
 
         def next_step() -> Step:
             # All chosen sides, then all rejected: [2B, T].
             rows = [pairs[i] for i in next(batches)]
             sides = [row[0] for row in rows] + [row[1] for row in rows]
-            ids = padded([side[0] for side in sides], 0).to(net.device)
-            target = padded([side[1] for side in sides], IGNORE).to(net.device)
+            ids = padded([side[0] for side in sides], 0).to(policy.device)
+            target = padded([side[1] for side in sides], IGNORE).to(policy.device)
             drawn = drawer.draw(target[target != IGNORE]) if drawer else None
-            loss, metrics = dpo_loss(net, reference, ids, target, config, drawn)
+            loss, metrics = dpo_loss(policy, reference, ids, target, config, drawn)
             return Step(loss, ids.numel(), metrics)
 
         steps = config.total_steps(len(pairs))
-        losses, tokens, seconds = optimise(net, next_step, steps, config, on_step)
+        losses, tokens, seconds = optimise(policy.module, next_step, steps, config, on_step)
         record = {"kind": "dpo", "steps": steps, "tokens": tokens, "seconds": round(seconds, 1)}
-        save(net, tok if save_tokenizer else None, folder, config, record)
+        save(policy.module, policy.tokenizer if save_tokenizer else None, folder, config, record)
     return TrainResult(Path(out), steps, tokens, seconds, losses)
 
 
 def dpo_loss(
-    policy: PreTrainedModel,
-    reference: PreTrainedModel,
+    policy: Model,
+    reference: Model,
     ids: Tensor,
     target: Tensor,
     config: DPOConfig,
@@ -159,9 +159,7 @@ def _pairs(
     return pairs
 
 
-def _drawer(
-    pairs: list[tuple[_Side, _Side]], vocab: int, config: DPOConfig
-) -> CandidateSet | None:
+def _drawer(pairs: list[tuple[_Side, _Side]], vocab: int, config: DPOConfig) -> CandidateSet | None:
     if not config.candidates:
         return None
     targets = [token for pair in pairs for _, target in pair for token in target]

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from w2s.errors import W2SError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class ConfigError(ValueError):
+class ConfigError(W2SError, ValueError):
     """A training setting is out of its range; the message names it."""
 
 
@@ -123,7 +125,7 @@ def optimise(
     config: TrainConfig,
     on_step: Callable[[StepReport], None] | None,
 ) -> tuple[list[float], int, float]:
-    """Runs `steps` optimiser steps; returns each step's loss, the tokens read and the seconds taken.
+    """Runs `steps` optimiser steps; returns each step's loss, the tokens read, the seconds taken.
 
     Raises:
         FloatingPointError: the loss is not finite, before it can reach the weights.
@@ -146,7 +148,7 @@ def optimise(
                 f"Lower lr={config.lr} or lengthen warmup={config.warmup}."
             )
         optimiser.zero_grad(set_to_none=True)
-        step.loss.backward()  # type: ignore[no-untyped-call]
+        step.loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, config.clip)
         optimiser.step()
         tokens += step.tokens
@@ -189,7 +191,7 @@ def save(
     config: TrainConfig,
     record: dict[str, Any],
 ) -> None:
-    """Writes model, tokenizer (unless None) and `train.json` (settings and outcome) into `folder`."""
+    """Writes model, tokenizer (unless None) and `train.json` (settings, outcome) into `folder`."""
     model.to(getattr(torch, config.save_dtype)).save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)

@@ -2,57 +2,85 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from w2s.errors import ModelError
+from w2s.models import Model, load
+from w2s.train.candidates import Drawn
+from w2s.train.loop import require
+from w2s.train.rows import IGNORE
 from w2s_kernels import Head, linear_logprob
 
-from w2s.train.candidates import Drawn
-from w2s.train.rows import IGNORE
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+def load_policy(
+    model: str | Path, tokenizer: str | Path | None, device: str, seed: int, candidates: int
+) -> Model:
+    """The model in float32 and training mode on `device`, with its (or the given) tokenizer.
+
+    Its head is checked against the model's own logits. Sets torch's global seed, which any dropout
+    in the model draws from.
+
+    Raises:
+        ModelError, VocabularyError, HeadError: model or tokenizer cannot be used, or not together.
+        ConfigError: `candidates` for a model that caps its logits.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(seed)
+    try:
+        tok = AutoTokenizer.from_pretrained(str(tokenizer or model))
+        module = AutoModelForCausalLM.from_pretrained(str(model), dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{model} (tokenizer: {tokenizer or model}) cannot be loaded: {error}"
+        ) from error
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    policy = load((module, tok), device=device)
+    require(
+        "candidates",
+        candidates,
+        not candidates or not policy.softcap,
+        f"0 for {model}, which caps its logits, and would cap the candidates' correction too",
+    )
+    policy.module.train()
+    return policy
 
 
-def head_of(model: PreTrainedModel) -> Head:
-    """The model's output head, with its weight and bias as the live parameters."""
-    layer = model.get_output_embeddings()
-    config = model.config.get_text_config()
-    scale = float(getattr(config, "logit_scale", None) or 1.0)
-    scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+def live_head(policy: Model) -> Head:
+    """The output head with its weight and bias as the parameters themselves, not copies."""
+    layer = policy.module.get_output_embeddings()
     return Head(
-        layer.weight,
+        layer.weight,  # [V, D]
         bias=getattr(layer, "bias", None),
-        softcap=float(getattr(config, "final_logit_softcapping", None) or 0.0),
-        logit_scale=scale,
+        softcap=policy.softcap,
+        logit_scale=policy.logit_scale,
+        valid_vocab=policy.head.valid_vocab,
     )
 
 
 def target_logprob(
-    model: PreTrainedModel, ids: Tensor, target: Tensor, drawn: Drawn | None = None
+    policy: Model, ids: Tensor, target: Tensor, drawn: Drawn | None = None
 ) -> Tensor:
     """log p(target) at every position: ids [B, T], target [B, T] → float32 [B, T], 0 where ignored.
 
     Only hidden states of counted positions reach the head, and its logits [N, V] are never stored.
     With `drawn` (made for exactly these targets) the softmax is over its candidates alone.
-    Differentiable in every parameter of `model`.
+    Differentiable in every parameter of the model.
     """
     counted = target != IGNORE
     # Rows are padded on the right and attention is causal, so no counted position can see padding
     # and no mask is needed.
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[counted]  # [N, D]
-    head = head_of(model)
+    hidden = policy.backbone(input_ids=ids, use_cache=False).last_hidden_state[counted]  # [N, D]
+    head = live_head(policy)
     if drawn is None:
         logprob = linear_logprob(hidden, head, target[counted])
     else:
         bias = drawn.bias if head.bias is None else head.bias[drawn.ids] + drawn.bias
-        few = Head(
-            head.weight[drawn.ids],  # [C, D]
-            bias=bias,
-            softcap=head.softcap,
-            logit_scale=head.logit_scale,
-        )
+        few = Head(head.weight[drawn.ids], bias=bias, logit_scale=head.logit_scale)  # [C, D]
         logprob = linear_logprob(hidden, few, drawn.target)
     return torch.zeros(target.shape, device=ids.device).masked_scatter(counted, logprob)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from w2s.embedded import Review
@@ -34,12 +34,13 @@ def write_preferences(
     for number in range(count):
         length = draw.randint(*words)
         opening = number % 2 == 0
-        chosen, rejected = (_excerpt(next(sides[sign]), length, opening, draw) for sign in (True, False))
+        chosen = _excerpt(next(sides[True]), length, opening, draw)
+        rejected = _excerpt(next(sides[False]), length, opening, draw)
         rows.append({"prompt": "", "chosen": chosen, "rejected": rejected})
     _write(path, rows)
 
 
-def _passes(texts, draw):  # type: ignore[no-untyped-def]
+def _passes(texts: list[list[str]], draw: random.Random) -> Iterator[list[str]]:
     while True:
         order = list(range(len(texts)))
         draw.shuffle(order)

@@ -7,13 +7,15 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from w2s.errors import W2SError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORE = -100  # a target that counts for nothing, as in `w2s_kernels.linear_logprob`
 
 
-class RowError(ValueError):
+class RowError(W2SError, ValueError):
     """A row of a training file cannot be used; the message says which file, line and field."""
 
 
@@ -50,7 +52,7 @@ def _fields(path: Path, number: int, line: str, forms: Sequence[Collection[str]]
     except json.JSONDecodeError as error:
         raise RowError(f"{where}: not valid JSON: {error.msg} at column {error.colno}") from error
     if not isinstance(row, dict):
-        raise RowError(f"{where}: is a JSON {type(row).__name__}, not an object with {_alternatives(forms)}")
+        raise RowError(f"{where}: not a JSON object; a row is {_alternatives(forms)}")
     form = next((form for form in forms if all(name in row for name in form)), None)
     if form is None:
         closest = max(forms, key=lambda form: sum(name in row for name in form))

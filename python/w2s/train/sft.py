@@ -21,8 +21,7 @@ from w2s.train.loop import (
     require,
     save,
 )
-from w2s.train.models import load_for_training
-from w2s.train.policy import target_logprob
+from w2s.train.policy import load_policy, target_logprob
 from w2s.train.rows import IGNORE, RowError, encode, epoch_batches, read_rows
 
 if TYPE_CHECKING:
@@ -34,8 +33,8 @@ class SFTConfig(TrainConfig):
     """Settings of `train_sft`; `batch` counts windows.
 
     All rows, each ended by the tokenizer's end token, are laid end to end and cut into windows of
-    `length` tokens, so no computation goes into padding (a window may begin inside a row and see the
-    end of the one before). The loss is the mean negative log-prob of the counted tokens, in nats.
+    `length` tokens, so no computation goes into padding (a window may begin inside a row, and see
+    the end of the one before). The loss is the mean negative log-prob a counted token, in nats.
     """
 
     lr: float = 2e-5
@@ -77,10 +76,10 @@ def train_sft(
     """
     config = config or SFTConfig()
     with checkpoint(out) as folder:
-        net, tok = load_for_training(model, tokenizer, device, config.seed)
-        ids, target = _windows(data, tok, config.length)  # [W, T] both
+        policy = load_policy(model, tokenizer, device, config.seed, config.candidates)
+        ids, target = _windows(data, policy.tokenizer, config.length)  # [W, T] both
         drawer = (
-            CandidateSet(target_counts(target, net.config.vocab_size), config.candidates, config.seed)
+            CandidateSet(target_counts(target, policy.vocab), config.candidates, config.seed)
             if config.candidates
             else None
         )
@@ -88,24 +87,24 @@ def train_sft(
 
         def next_step() -> Step:
             rows = next(batches)
-            batch, wanted = ids[rows].to(net.device), target[rows].to(net.device)
+            batch, wanted = ids[rows].to(policy.device), target[rows].to(policy.device)
             counted = wanted != IGNORE
             count = int(counted.sum())
             drawn = drawer.draw(wanted[counted]) if drawer else None
-            logprob = target_logprob(net, batch, wanted, drawn)  # [B, T]
+            logprob = target_logprob(policy, batch, wanted, drawn)  # [B, T]
             return Step(-logprob.sum() / max(count, 1), batch.numel())
 
         steps = config.total_steps(len(ids))
-        losses, tokens, seconds = optimise(net, next_step, steps, config, on_step)
+        losses, tokens, seconds = optimise(policy.module, next_step, steps, config, on_step)
         record = {"kind": "sft", "steps": steps, "tokens": tokens, "seconds": round(seconds, 1)}
-        save(net, tok if save_tokenizer else None, folder, config, record)
+        save(policy.module, policy.tokenizer if save_tokenizer else None, folder, config, record)
     return TrainResult(Path(out), steps, tokens, seconds, losses)
 
 
 def _windows(
     data: str | Path, tokenizer: PreTrainedTokenizerBase, length: int
 ) -> tuple[Tensor, Tensor]:
-    """Ids and targets [W, length] of all rows, laid end to end; what does not fill a window is left.
+    """Ids and targets [W, length] of all rows laid end to end; a last part of a window is left.
 
     Raises:
         RowError: the rows together are shorter than one window.

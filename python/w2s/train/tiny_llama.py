@@ -54,4 +54,5 @@ def principal(weight: Tensor, width: int) -> Tensor:
     gram = weight.double().T @ weight.double()  # [D, D]
     vectors = torch.linalg.eigh(gram).eigenvectors[:, -width:].flip(1)  # ascending → leading first
     largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
-    return (weight.double() @ (vectors * largest.sign())).to(weight.dtype)
+    coordinates: Tensor = weight.double() @ (vectors * largest.sign())
+    return coordinates.to(weight.dtype)
