@@ -29,7 +29,7 @@ def review_scores(
         rows = order[begin : begin + _ROWS]
         ids = padded([texts[index][0][:tokens] for index in rows], 0)
         # The target of the last token kept would be a token that was cut off.
-        target = padded([texts[index][1][: tokens - 1] + [IGNORE] for index in rows], IGNORE)
+        target = padded([[*texts[index][1][: tokens - 1], IGNORE] for index in rows], IGNORE)
         target = target[:, : ids.shape[1]]
         parts = [target_logprob(m, ids, target).double().sum(dim=1) for m in (tuned, untuned)]
         count = (target != IGNORE).sum(dim=1)
