@@ -61,7 +61,7 @@ def test_loss_and_gradient_equal_the_formula_in_float64(
     wanted = plain_loss(exact, exact_reference, ids, target, config)
     wanted.backward()
 
-    assert float(loss) == pytest.approx(float(wanted), rel=1e-5)
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
     assert 0 <= metrics["accuracy"] <= 1
     for (name, got), right in zip(policy.named_parameters(), exact.parameters(), strict=True):
         scale = float(right.grad.abs().max())
