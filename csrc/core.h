@@ -215,4 +215,9 @@ void guided_sample(const GuidedSources& sources, const Sampling& sampling, const
 void guided_topk(const GuidedSources& sources, int64_t k, float temperature,
                  const float* temperature_rows, float* logprob, int64_t* id);
 
+// ---- linear_logprob (core_linear.cpp) -----------------------------------------------------------
+
+// The product of `all`, split over threads.
+void linear_logits(const LinearPanel& all);
+
 }  // namespace w2s

@@ -51,4 +51,10 @@ inline Tensor new_tensor(const Tensor& like, std::vector<int64_t> size, ScalarTy
   return torch::stable::new_empty(like, size, type);
 }
 
+inline w2s::LogitRule rule_of(double temperature, const std::optional<Tensor>& rows, double softcap,
+                              int64_t valid) {
+  return {static_cast<float>(temperature), data_or_null<float>(rows), static_cast<float>(softcap),
+          valid};
+}
+
 }  // namespace w2s_torch

@@ -30,12 +30,6 @@ void torch_pool(int64_t begin, int64_t end, int64_t grain, w2s::ParallelBody bod
   return true;
 }();
 
-w2s::LogitRule rule_of(double temperature, const std::optional<Tensor>& rows, double softcap,
-                       int64_t valid) {
-  return {static_cast<float>(temperature), data_or_null<float>(rows), static_cast<float>(softcap),
-          valid};
-}
-
 // logits [N, V], target [N, K] -> logprob [N, K], m [N], s [N] (float64), entropy [N] or [0].
 std::tuple<Tensor, Tensor, Tensor, Tensor> logprob(Tensor logits, Tensor target, double temperature,
                                                    std::optional<Tensor> temperature_rows,

@@ -40,4 +40,20 @@ struct Targets {
 // A target with this value gives exactly 0 and exactly zero gradient, even on a NaN row.
 constexpr int64_t kIgnoreIndex = -100;
 
+// out[rows, columns] = logit_scale * (hidden[rows, width] . weight[columns, width] * weight_scale +
+// bias) in fp32, each dot product in one fixed order: a row's bits depend on that row alone.
+struct LinearPanel {
+  const float* hidden;
+  int64_t rows, hidden_stride;
+  const void* weight;
+  Dtype weight_dtype;
+  int64_t columns, weight_stride;
+  int64_t width;
+  const float* weight_scale;  // [columns] or null
+  const float* bias;          // [columns] or null
+  float logit_scale;
+  float* out;
+  int64_t out_stride;
+};
+
 }  // namespace w2s

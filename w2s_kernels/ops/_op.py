@@ -70,6 +70,17 @@ def define(
         dispatch.register(name, backend, getattr(getattr(torch.ops, namespace), name).default)
 
 
+def primitives(schemas: dict[str, str]) -> tuple[str, ...]:
+    """Declares compiled `w2s_cpu` functions that a Python `cpu` implementation calls.
+
+    They are no ops of their own: no dispatch, no fake, no gradient. Returns their names, which is
+    what such an op's `needs` is; `define` finds out which are missing.
+    """
+    for name, schema in schemas.items():
+        _libraries["cpu"].define(name + schema)
+    return tuple(schemas)
+
+
 def _bind(backward: Callable[..., Any], ops: Any) -> Callable[..., Any]:
     def bound(ctx: Any, *grads: Any) -> Any:
         return backward(ops, ctx, *grads)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from .. import dispatch
 from ..head import Head
-from . import _check, _linear, _linear_reference, _op, _stats
-from ._linear import HeadArgs
+from . import _check, _linear, _linear_cpu, _linear_reference, _op, _stats
+from ._linear import HeadArgs, RowLaw
 
 tolerance = _linear.tolerance
 
@@ -123,8 +123,36 @@ def _reference(
     head = HeadArgs(weight, bias, weight_scale, softcap, logit_scale, valid_vocab)
     t = _stats.temperature_column(temperature, temperature_rows, hidden)
     law = _linear_reference.forward(hidden, head, target, t, entropy, invariant)
-    value = _linear.shifted_targets(law, t) - torch.log(law.s).unsqueeze(1)
-    return _linear.mark_targets(value, target, valid_vocab).float(), law.m, law.s, law.entropy
+    return _finish(law, t, target, valid_vocab)
+
+
+def _cpu(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    weight_scale: Tensor | None,
+    softcap: float,
+    logit_scale: float,
+    valid_vocab: int,
+    target: Tensor,
+    temperature: float,
+    temperature_rows: Tensor | None,
+    entropy: bool,
+    invariant: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    head = HeadArgs(weight, bias, weight_scale, softcap, logit_scale, valid_vocab)
+    law = _linear_cpu.forward(
+        hidden, head, target, temperature, temperature_rows, entropy, invariant
+    )
+    t = _stats.temperature_column(temperature, temperature_rows, hidden)
+    return _finish(law, t, target, valid_vocab)
+
+
+def _finish(
+    law: RowLaw, temperature: Tensor, target: Tensor, vocab: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    value = _linear.shifted_targets(law, temperature) - torch.log(law.s).unsqueeze(1)
+    return _linear.mark_targets(value, target, vocab).float(), law.m, law.s, law.entropy
 
 
 def _fake(hidden: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -163,6 +191,31 @@ def _reference_backward(
     )
 
 
+def _cpu_backward(
+    grad: Tensor,
+    grad_entropy: Tensor | None,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    weight_scale: Tensor | None,
+    softcap: float,
+    logit_scale: float,
+    valid_vocab: int,
+    target: Tensor,
+    m: Tensor,
+    s: Tensor,
+    entropy: Tensor | None,
+    temperature: float,
+    temperature_rows: Tensor | None,
+    needs: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    head = HeadArgs(weight, bias, weight_scale, softcap, logit_scale, valid_vocab)
+    return _linear_cpu.backward(
+        grad, grad_entropy, hidden, head, target, m, s, entropy, temperature, temperature_rows,
+        (needs[0], needs[1], needs[2]),
+    )  # fmt: skip
+
+
 def _fake_backward(grad: Tensor, grad_entropy: Any, hidden: Tensor, *args: Any) -> Any:
     weight, bias, needs = args[0], args[1], args[-1]
     bias = hidden if bias is None else bias
@@ -199,12 +252,16 @@ _op.define(
     _BACKWARD_SCHEMA,
     reference=_reference_backward,
     fake=_fake_backward,
+    cpu=_cpu_backward,
+    needs=_linear_cpu.NEEDS,
 )
 _op.define(
     "linear_logprob",
     _SCHEMA,
     reference=_reference,
     fake=_fake,
+    cpu=_cpu,
+    needs=_linear_cpu.NEEDS,
     setup_context=_setup_context,
     backward=_backward,
 )

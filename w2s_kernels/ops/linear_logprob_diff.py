@@ -1,5 +1,6 @@
 """linear_logprob_diff: a pair's log-prob difference at the targets, straight from hidden states."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from .. import dispatch
 from ..head import Head
-from . import _check, _linear, _linear_reference, _op, _stats
+from . import _check, _linear, _linear_cpu, _linear_reference, _op, _stats
 from ._linear import HeadArgs, RowLaw
 
 # linear_logprob defines `linear_logprob_backward`, which each side's gradient is.
@@ -72,18 +73,14 @@ def linear_logprob_diff(
         DtypeError, ShapeError, DeviceError, LayoutError, RangeError: naming the argument.
     """
     leading = _linear.check(hidden_t, head_t, hidden_name="hidden_t", head_name="head_t")
-    other = _linear.check(hidden_u, head_u, hidden_name="hidden_u", head_name="head_u")
-    if leading != other:
-        _check.same_shape("hidden_u", hidden_u, [*leading, hidden_u.shape[-1]], "hidden_t")
+    _linear.check(hidden_u, head_u, hidden_name="hidden_u", head_name="head_u")
+    _check.same_rows("hidden_u", hidden_u, leading, "hidden_t")
     _check.targets_of(target, leading, "hidden_t")
     device = _check.same_device(hidden_t=hidden_t, hidden_u=hidden_u, target=target)
-    pair = temperature if isinstance(temperature, tuple) else (temperature, temperature)
-    if len(pair) != 2:
-        raise _check.RangeError(
-            f"temperature must be one value or a pair (tuned, untuned), got {len(pair)} values"
-        )
-    scalar_t, rows_t = _check.temperature_of(pair[0], leading)
-    scalar_u, rows_u = _check.temperature_of(pair[1], leading)
+    pair: tuple[float | Tensor, float | Tensor] = _check.pair("temperature", temperature)
+    t_tuned, t_untuned = pair
+    scalar_t, rows_t = _check.temperature_of(t_tuned, leading)
+    scalar_u, rows_u = _check.temperature_of(t_untuned, leading)
     _check.target_values(target, min(head_t.vocab, head_u.vocab))
 
     op = dispatch.resolve("linear_logprob_diff", device)
@@ -116,24 +113,36 @@ def difference(
     return _linear.mark_targets(value, target, vocab_t, vocab_u).float()
 
 
-def _reference(
-    hidden_t: Tensor, weight_t: Tensor, bias_t: Tensor | None, weight_scale_t: Tensor | None,
-    softcap_t: float, logit_scale_t: float, valid_vocab_t: int,
-    hidden_u: Tensor, weight_u: Tensor, bias_u: Tensor | None, weight_scale_u: Tensor | None,
-    softcap_u: float, logit_scale_u: float, valid_vocab_u: int,
-    target: Tensor,
-    temperature_t: float, temperature_rows_t: Tensor | None,
-    temperature_u: float, temperature_rows_u: Tensor | None,
+def _implementation(side: Callable[..., RowLaw]) -> Callable[..., Any]:
+    """The op on a backend, given its way to one side's law."""
+
+    def implementation(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        target, scalar_t, rows_t, scalar_u, rows_u, invariant = args[14:]
+        hidden_t, head_t = args[0], HeadArgs(*args[1:7])
+        hidden_u, head_u = args[7], HeadArgs(*args[8:14])
+        tuned = side(hidden_t, head_t, target, scalar_t, rows_t, invariant)
+        untuned = side(hidden_u, head_u, target, scalar_u, rows_u, invariant)
+        t_t = _stats.temperature_column(scalar_t, rows_t, hidden_t)
+        t_u = _stats.temperature_column(scalar_u, rows_u, hidden_u)
+        value = difference(tuned, untuned, t_t, t_u, target, head_t.valid, head_u.valid)
+        return value, tuned.m, tuned.s, untuned.m, untuned.s
+
+    return implementation
+
+
+def _reference_side(
+    hidden: Tensor, head: HeadArgs, target: Tensor, temperature: float, rows: Tensor | None,
     invariant: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    head_t = HeadArgs(weight_t, bias_t, weight_scale_t, softcap_t, logit_scale_t, valid_vocab_t)
-    head_u = HeadArgs(weight_u, bias_u, weight_scale_u, softcap_u, logit_scale_u, valid_vocab_u)
-    t_t = _stats.temperature_column(temperature_t, temperature_rows_t, hidden_t)
-    t_u = _stats.temperature_column(temperature_u, temperature_rows_u, hidden_u)
-    tuned = _linear_reference.forward(hidden_t, head_t, target, t_t, False, invariant)
-    untuned = _linear_reference.forward(hidden_u, head_u, target, t_u, False, invariant)
-    value = difference(tuned, untuned, t_t, t_u, target, valid_vocab_t, valid_vocab_u)
-    return value, tuned.m, tuned.s, untuned.m, untuned.s
+) -> RowLaw:  # fmt: skip
+    t = _stats.temperature_column(temperature, rows, hidden)
+    return _linear_reference.forward(hidden, head, target, t, False, invariant)
+
+
+def _cpu_side(
+    hidden: Tensor, head: HeadArgs, target: Tensor, temperature: float, rows: Tensor | None,
+    invariant: bool,
+) -> RowLaw:  # fmt: skip
+    return _linear_cpu.forward(hidden, head, target, temperature, rows, False, invariant)
 
 
 def _fake(hidden_t: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -178,8 +187,10 @@ def _backward(ops: Any, ctx: Any, grad: Tensor, *_: Any) -> Any:
 _op.define(
     "linear_logprob_diff",
     _SCHEMA,
-    reference=_reference,
+    reference=_implementation(_reference_side),
     fake=_fake,
+    cpu=_implementation(_cpu_side),
+    needs=_linear_cpu.NEEDS,
     setup_context=_setup_context,
     backward=_backward,
 )
