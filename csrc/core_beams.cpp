@@ -14,8 +14,12 @@ namespace {
 
 template <class T>
 void add_segments(const T* diff, const Segments& segments, double* score) {
-  constexpr int64_t kGrain = 64;  // rows: some 10 us of dependent additions
-  parallel(0, segments.rows, kGrain, [&](int64_t begin, int64_t end) {
+  // A piece is some 50 us of dependent additions: below that a second thread costs more than it
+  // saves.
+  const int64_t total =
+      segments.cu_seqlens != nullptr ? segments.tokens : segments.rows * segments.row_length;
+  const int64_t grain = 1 + 32768 * segments.rows / (1 + total);
+  parallel(0, segments.rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       int64_t first = row * segments.row_stride, count = segments.row_length;
       bool usable = true;
@@ -94,7 +98,7 @@ template <class T>
 void select(const T* score, const Pools& pools, const Selection& out) {
   T* value = static_cast<T*>(out.score);
   const Targets clone_of{pools.clone_of, pools.clone_is_int64, pools.rows};
-  const int64_t grain = std::max<int64_t>(1, 256 / std::max<int64_t>(1, pools.rows));
+  const int64_t grain = 1 + 4096 / (1 + pools.rows);  // some 50 us of sorting
   parallel(0, pools.prompts, grain, [&](int64_t begin, int64_t end) {
     Pool pool;
     for (int64_t p = begin; p < end; ++p) {

@@ -176,7 +176,7 @@ void gather_beams(const BeamCache* caches, int64_t count, const BeamRows& rows) 
   }
   int64_t positions = 0;
   for (const Move& move : plan.moves) positions += move.stop - move.start;
-  constexpr int64_t kBytesPerPiece = 64 << 10;  // below that a thread costs more than it saves
+  constexpr int64_t kBytesPerPiece = 256 << 10;  // below that a thread costs more than it saves
   const int64_t bytes_per_task =
       std::max<int64_t>(1, positions * position_bytes / (heads * chains));
   const int64_t grain = std::max<int64_t>(1, kBytesPerPiece / bytes_per_task);
