@@ -14,7 +14,8 @@ def effective(logits: Tensor, softcap: float = 0.0, valid_vocab: int | None = No
     """float64 logits of the valid columns as the model means them: capped, −inf kept."""
     z = logits[..., :valid_vocab].double()
     if softcap:
-        z = torch.where(z == float("-inf"), z, softcap * torch.tanh(z / softcap))
+        # A masked column is a constant: the slope of tanh there is 0.
+        z = torch.where(z == float("-inf"), z.detach(), softcap * torch.tanh(z / softcap))
     return z
 
 
@@ -60,6 +61,11 @@ def logprob(
     return pick(q, target)
 
 
+def entropy_of(q: Tensor) -> Tensor:
+    """−Σ p log p of log-probs q `[…, V]`."""
+    return -(q.exp() * torch.where(q == float("-inf"), torch.zeros_like(q), q)).sum(-1)
+
+
 def entropy(
     logits: Tensor,
     *,
@@ -68,9 +74,9 @@ def entropy(
     valid_vocab: int | None = None,
 ) -> Tensor:
     """−Σ p log p of each row in nats, float64."""
-    q = log_softmax(logits, temperature=temperature, softcap=softcap, valid_vocab=valid_vocab)
-    finite = torch.where(q == float("-inf"), torch.zeros_like(q), q)
-    return -(q.exp() * finite).sum(-1)
+    return entropy_of(
+        log_softmax(logits, temperature=temperature, softcap=softcap, valid_vocab=valid_vocab)
+    )
 
 
 def logprob_diff(

@@ -67,6 +67,8 @@ def define(
                 setup_context=setup_context,
                 lib=library,
             )
+        elif name.endswith("_backward"):
+            torch.library.register_autograd(qualified, _refuse_second_order(name), lib=library)
         dispatch.register(name, backend, getattr(getattr(torch.ops, namespace), name).default)
 
 
@@ -86,3 +88,12 @@ def _bind(backward: Callable[..., Any], ops: Any) -> Callable[..., Any]:
         return backward(ops, ctx, *grads)
 
     return bound
+
+
+def _refuse_second_order(name: str) -> Callable[..., Any]:
+    def refuse(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(
+            f"{name} has no gradient of its own: w2s_kernels ops are differentiable once"
+        )
+
+    return refuse

@@ -1,6 +1,6 @@
 """Row statistics in plain torch: the reference's arithmetic, shared by the log-prob ops.
 
-Everything is float64 and elementwise, sums are explicit halving trees over fixed columns: torch's
+Everything is float64 and elementwise, sums are explicit trees over fixed columns: torch's
 own reductions may change their order with the number of rows, and a row's bits must not.
 """
 
@@ -25,12 +25,13 @@ class RowStats(NamedTuple):
 
 
 def tree_sum(values: Tensor) -> Tensor:
-    """Sum over the last dimension in one fixed order, `[n, V]` → `[n, 1]`."""
+    """Sum over the last dimension by pairs of neighbours, `[n, V]` → `[n, 1]`.
+
+    Columns of zeros appended at the end change no bits.
+    """
     while values.shape[-1] > 1:
-        columns = values.shape[-1]
-        half = (columns + 1) // 2
-        folded = values[:, :half].clone()
-        folded[:, : columns - half] += values[:, half:]
+        folded = values[:, ::2].clone()
+        folded[:, : values.shape[-1] // 2] += values[:, 1::2]
         values = folded
     return values
 

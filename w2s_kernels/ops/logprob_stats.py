@@ -157,7 +157,8 @@ def finish_stats(
     return value.reshape(z_target.shape)
 
 
-_ANY_ID = torch.iinfo(torch.int64).max
+# No vocabulary is larger, and int32 targets can be compared with it.
+_ANY_ID = torch.iinfo(torch.int32).max
 
 
 def _check_stats(name: str, stats: Stats) -> None:
