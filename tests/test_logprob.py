@@ -10,7 +10,7 @@ import w2s_kernels
 from support import float64, rows
 from w2s_kernels.ops.logprob import tolerance
 
-V = 5000  # more than one leaf, and a ragged last one
+V = rows.LEAF + 100  # more than one leaf, and a ragged last one
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 VOCABULARIES = (1, 2, 7, 127, 128, 1000, 32000, 49152, 50257, 128256, 151936, 262144)
 ROWS = (0, 1, 3, 33, 4096)
@@ -26,8 +26,10 @@ def hard(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("temperature", [1e-3, 0.7, 1.0, 10.0])
-@pytest.mark.parametrize("softcap", [0.0, 30.0, 50.0])
+@pytest.mark.parametrize(
+    "temperature", [1e-3, 0.7, *(pytest.param(t, marks=pytest.mark.slow) for t in (1.0, 10.0))]
+)
+@pytest.mark.parametrize("softcap", [0.0, 30.0, pytest.param(50.0, marks=pytest.mark.slow)])
 def test_hard_rows_are_as_close_to_float64_as_promised(backends, dtype, temperature, softcap):
     logits, target = hard(dtype)
     q = float64.log_softmax(logits, temperature=temperature, softcap=softcap)
@@ -51,7 +53,7 @@ def test_hard_rows_are_as_close_to_float64_as_promised(backends, dtype, temperat
     "vocab", [pytest.param(v, marks=pytest.mark.slow if v > 50257 else ()) for v in VOCABULARIES]
 )
 def test_every_shape_is_as_close_to_float64_as_promised(backends, vocab):
-    slow = {"reference": 1 << 19, "generic": 1 << 20}  # elements these are asked to do in a test
+    slow = {"reference": 1 << 18, "generic": 1 << 19}  # elements these are asked to do in a test
     for n in ROWS:
         if n * vocab > WITHIN_TEST:
             continue
@@ -143,10 +145,10 @@ def test_an_ignored_target_is_zero_on_a_nan_row_and_its_entropy_its_row_s_own(ba
 
 def test_a_target_in_the_padding_is_nan_and_the_padding_is_not_read(backend):
     logits = rows.random_rows(3, V)
-    logits[:, 4500:] = float("nan")
-    target = torch.tensor([4499, 4500, V - 1])
-    value = w2s_kernels.logprob(logits, target, valid_vocab=4500)
-    expected = float64.logprob(logits, target, valid_vocab=4500)
+    logits[:, 4150:] = float("nan")
+    target = torch.tensor([4149, 4150, V - 1])
+    value = w2s_kernels.logprob(logits, target, valid_vocab=4150)
+    expected = float64.logprob(logits, target, valid_vocab=4150)
     assert float64.within(value, expected, tolerance(expected))
     assert value[1:].isnan().all()
 

@@ -1,6 +1,7 @@
 """logprob_diff against float64, its value rules, its exact symmetries and its gradients."""
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import w2s_kernels
 from support import float64, rows
 from w2s_kernels.ops.logprob_diff import example_inputs, tolerance
 
-V = 5000
+V = rows.LEAF + 100
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -25,7 +26,15 @@ def hard_pair(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tenso
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("temperature", [1e-3, 0.7, 1.0, 10.0])
+@pytest.mark.parametrize(
+    "temperature",
+    [
+        1e-3,
+        0.7,
+        pytest.param(1.0, marks=pytest.mark.slow),
+        pytest.param(10.0, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("softcap", [0.0, 30.0])
 def test_hard_rows_are_as_close_to_float64_as_promised(backends, dtype, temperature, softcap):
     tuned, untuned, target = hard_pair(dtype)
@@ -44,8 +53,8 @@ def test_hard_rows_are_as_close_to_float64_as_promised(backends, dtype, temperat
 
 @pytest.mark.parametrize(
     "vocab",
-    [1, 2, 7, 127, 128, 1000, 32000, 49152, 50257,
-     *(pytest.param(v, marks=pytest.mark.slow) for v in (128256, 151936, 262144))],
+    [1, 2, 7, 127, 128, 1000, 32000,
+     *(pytest.param(v, marks=pytest.mark.slow) for v in (49152, 50257, 128256, 151936, 262144))],
 )  # fmt: skip
 def test_every_shape_is_as_close_to_float64_as_promised(backends, vocab):
     for n in (0, 1, 3, 33, 4096):
@@ -55,7 +64,7 @@ def test_every_shape_is_as_close_to_float64_as_promised(backends, vocab):
             tuned, untuned, target = example_inputs(n, vocab, dtype=dtype)
             expected = float64.logprob_diff(tuned, untuned, target)
             for backend in backends:
-                if backend.isa in (None, "generic") and n * vocab > (1 << 19):
+                if backend.isa in (None, "generic") and n * vocab > (1 << 18):
                     continue
                 with backend.forced():
                     value = w2s_kernels.logprob_diff(tuned, untuned, target)
@@ -79,7 +88,7 @@ def test_each_model_has_its_own_options(backend):
     options = {
         "temperature": (0.7, torch.linspace(0.5, 2, 5)),
         "softcap": (0.0, 30.0),
-        "valid_vocab": (4900, 4800),
+        "valid_vocab": (4190, 4100),
     }
     expected = float64.logprob_diff(tuned, untuned.bfloat16(), target, **options)
     value = w2s_kernels.logprob_diff(tuned, untuned.bfloat16(), target, **options)
@@ -200,7 +209,7 @@ def test_any_leading_dimensions(backend, leading):
 
 @pytest.mark.parametrize("needs", [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("softcap", [(0.0, 0.0), (30.0, 0.0)])
-def test_gradients_equal_float64_autograd(backend, needs, softcap):
+def test_gradients_equal_float64_autograd(backends, needs, softcap):
     tuned, untuned, _ = hard_pair()
     n = len(tuned)
     target = rows.random_targets(n, V, per_row=3)
@@ -208,18 +217,19 @@ def test_gradients_equal_float64_autograd(backend, needs, softcap):
     target[0, 1] = -100
     temperature = (0.7, torch.linspace(0.5, 2, n))
     weight = torch.randn(n, 3, generator=torch.Generator().manual_seed(1))
-    results = []
-    for dtype, diff in (
-        (torch.float32, w2s_kernels.logprob_diff),
-        (torch.float64, float64.logprob_diff),
-    ):
+
+    def gradients(dtype: torch.dtype, diff: Callable[..., Tensor]) -> tuple[Tensor, ...]:
         a, b = (z.to(dtype).requires_grad_(f) for z, f in zip((tuned, untuned), needs, strict=True))
         value = diff(a, b, target, temperature=temperature, softcap=softcap)
-        wanted = [z for z in (a, b) if z.requires_grad]
-        results.append(torch.autograd.grad(value, wanted, weight.to(dtype)))
-    size = weight.abs().sum(1, keepdim=True) / 0.5
-    for ours, theirs in zip(*results, strict=True):
-        assert float64.within(ours, theirs, 2e-6 * size.expand_as(theirs))
+        return torch.autograd.grad(value, [z for z in (a, b) if z.requires_grad], weight.to(dtype))
+
+    exact = gradients(torch.float64, float64.logprob_diff)
+    limit = (2e-6 + 4 * 2.0**-23 * softcap[0] / 0.7) * weight.abs().sum(1, keepdim=True) / 0.5
+    for backend in backends:
+        with backend.forced():
+            ours = gradients(torch.float32, w2s_kernels.logprob_diff)
+        for got, wanted in zip(ours, exact, strict=True):
+            assert float64.within(got, wanted, limit.expand_as(wanted)), backend
 
 
 def test_ignored_rows_have_zero_gradient_and_invalid_ones_nan_in_both_models(backend):

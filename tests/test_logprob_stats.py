@@ -11,6 +11,7 @@ from support import float64, rows
 from w2s_kernels.ops.logprob import tolerance
 
 V = 3 * rows.LEAF + 77
+LEAF = rows.LEAF
 
 
 def shards_of(
@@ -53,8 +54,7 @@ def test_leaf_aligned_shards_merge_to_the_bits_of_the_whole_row(backend, dtype, 
     logits = logits.to(dtype)
     whole = w2s_kernels.logprob(logits, target, temperature=temperature)
     m, s, z_target = w2s_kernels.logprob_stats(logits, target, temperature=temperature)
-    leaf = rows.LEAF
-    for cuts in ([leaf], [2 * leaf], [leaf, 2 * leaf, 3 * leaf]):
+    for cuts in ([2 * LEAF], [LEAF, 2 * LEAF, 3 * LEAF]):
         parts = shards_of(logits, target, cuts, temperature=temperature)
         merged = w2s_kernels.merge_stats(parts, temperature=temperature)
         value = w2s_kernels.finish_stats(merged, target, temperature=temperature, vocab=V)

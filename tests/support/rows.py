@@ -26,10 +26,9 @@ def hard_rows(vocab: int, dtype: torch.dtype = torch.float32) -> dict[str, Tenso
     """Finite and partly masked rows `[vocab]` (vocab > LEAF) that have a log-prob everywhere."""
     base = random_rows(1, vocab)[0]
 
-    def edited(**columns: object) -> Tensor:
+    def edited(*, masked: slice | Tensor) -> Tensor:
         row = base.clone()
-        for name, part in columns.items():
-            row[part] = -INF if name == "masked" else 0.0
+        row[masked] = -INF
         return row
 
     rows = {
@@ -46,7 +45,7 @@ def hard_rows(vocab: int, dtype: torch.dtype = torch.float32) -> dict[str, Tenso
         "every second masked": edited(masked=slice(1, None, 2)),
         "all masked but the first": edited(masked=slice(1, None)),
         "all masked but the last": edited(masked=slice(0, -1)),
-        "all masked but one": edited(masked=[i for i in range(vocab) if i != LEAF + 1]),
+        "all masked but one": edited(masked=torch.arange(vocab) != LEAF + 1),
         "rising": torch.linspace(-20, 20, vocab),
         "falling": torch.linspace(20, -20, vocab),
     }

@@ -37,11 +37,15 @@ def tree_sum(values: Tensor) -> Tensor:
 
 
 def effective_logits(logits: Tensor, softcap: float) -> Tensor:
-    """Raw logits `[n, V]` → float64 soft-capped ones; −inf stays −inf, NaN and +inf become NaN."""
+    """Raw logits `[n, V]` → float64 soft-capped ones; −inf stays −inf, NaN and +inf become NaN.
+
+    A capped logit is rounded to fp32, as m is: no x = (z − m)/T is above 0, and `logprob_stats`,
+    which returns z_target in fp32, finishes to the bits of `logprob`.
+    """
     z = logits.double()
     bad = z.isnan() | z.isposinf()
     if softcap > 0:
-        z = torch.where(z.isneginf(), z, softcap * torch.tanh(z / softcap))
+        z = torch.where(z.isneginf(), z, (softcap * torch.tanh(z / softcap)).float().double())
     return z.masked_fill(bad, float("nan"))
 
 
