@@ -4,10 +4,15 @@
 // order. A row has one parent, so what remains after that are plain cycles: each costs one saved
 // range, the only copy beyond the moves themselves.
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <numeric>
 #include <utility>
 #include <vector>
+
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #include "core.h"
 
@@ -121,14 +126,41 @@ class Planner {
   std::vector<Move> ordered_;
 };
 
+// memcpy that leaves the target out of the processor's caches: a re-order larger than they are
+// would otherwise read every line before it overwrites it. SSE2 is part of every x86-64.
+void copy_past_caches(char* to, const char* from, size_t size) {
+#ifdef __SSE2__
+  constexpr size_t kLine = 64;
+  const size_t head = std::min(size, (kLine - reinterpret_cast<uintptr_t>(to) % kLine) % kLine);
+  std::memcpy(to, from, head);
+  to += head, from += head, size -= head;
+  for (; size >= kLine; to += kLine, from += kLine, size -= kLine) {
+    const __m128i* source = reinterpret_cast<const __m128i*>(from);
+    __m128i* target = reinterpret_cast<__m128i*>(to);
+    const __m128i a = _mm_loadu_si128(source), b = _mm_loadu_si128(source + 1);
+    const __m128i c = _mm_loadu_si128(source + 2), d = _mm_loadu_si128(source + 3);
+    _mm_stream_si128(target, a);
+    _mm_stream_si128(target + 1, b);
+    _mm_stream_si128(target + 2, c);
+    _mm_stream_si128(target + 3, d);
+  }
+#endif
+  std::memcpy(to, from, size);
+}
+
 // Copies positions [start, stop) of one head; positions may have a stride, a position's D elements
 // have none.
 void copy_positions(char* to, int64_t to_stride, const char* from, int64_t from_stride,
-                    int64_t bytes, int64_t start, int64_t stop) {
+                    int64_t bytes, int64_t start, int64_t stop, bool past_caches) {
   to += start * to_stride;
   from += start * from_stride;
   if (to_stride == bytes && from_stride == bytes) {
-    std::memcpy(to, from, static_cast<size_t>((stop - start) * bytes));
+    const size_t size = static_cast<size_t>((stop - start) * bytes);
+    if (past_caches) {
+      copy_past_caches(to, from, size);
+    } else {
+      std::memcpy(to, from, size);
+    }
     return;
   }
   for (int64_t i = start; i < stop; ++i, to += to_stride, from += from_stride) {
@@ -136,24 +168,25 @@ void copy_positions(char* to, int64_t to_stride, const char* from, int64_t from_
   }
 }
 
+// One head of one cache, or a saved range of it.
+struct Row {
+  char* data;
+  int64_t stride;  // between positions
+};
+
 void run_chain(const BeamCache& cache, int64_t head, const Move* move, const Move* end,
-               std::vector<char>& saved) {
-  char* base = cache.data + head * cache.head_stride;
+               bool past_caches, std::vector<char>& saved) {
+  const auto row = [&](int64_t r) {
+    if (r == kSaved) return Row{saved.data(), cache.position_bytes};
+    return Row{cache.data + head * cache.head_stride + r * cache.row_stride, cache.position_stride};
+  };
   for (; move != end; ++move) {
     const int64_t stop = std::min(move->stop, cache.length);
     if (move->start >= stop) continue;
-    if (move->to == kSaved) {
-      saved.resize(static_cast<size_t>(stop * cache.position_bytes));
-      copy_positions(saved.data(), cache.position_bytes, base + move->from * cache.row_stride,
-                     cache.position_stride, cache.position_bytes, move->start, stop);
-    } else if (move->from == kSaved) {
-      copy_positions(base + move->to * cache.row_stride, cache.position_stride, saved.data(),
-                     cache.position_bytes, cache.position_bytes, move->start, stop);
-    } else {
-      copy_positions(base + move->to * cache.row_stride, cache.position_stride,
-                     base + move->from * cache.row_stride, cache.position_stride,
-                     cache.position_bytes, move->start, stop);
-    }
+    if (move->to == kSaved) saved.resize(static_cast<size_t>(stop * cache.position_bytes));
+    const Row to = row(move->to), from = row(move->from);
+    copy_positions(to.data, to.stride, from.data, from.stride, cache.position_bytes, move->start,
+                   stop, past_caches && move->to != kSaved);
   }
 }
 
@@ -176,10 +209,11 @@ void gather_beams(const BeamCache* caches, int64_t count, const BeamRows& rows) 
   }
   int64_t positions = 0;
   for (const Move& move : plan.moves) positions += move.stop - move.start;
+  const int64_t bytes = positions * position_bytes;
   constexpr int64_t kBytesPerPiece = 256 << 10;  // below that a thread costs more than it saves
-  const int64_t bytes_per_task =
-      std::max<int64_t>(1, positions * position_bytes / (heads * chains));
-  const int64_t grain = std::max<int64_t>(1, kBytesPerPiece / bytes_per_task);
+  constexpr int64_t kCached = 4 << 20;           // more than this is not worth keeping in a cache
+  const int64_t grain =
+      std::max<int64_t>(1, kBytesPerPiece / std::max<int64_t>(1, bytes / (heads * chains)));
   parallel(0, first_task[count], grain, [&](int64_t begin, int64_t end) {
     std::vector<char> saved;
     int64_t i = 0;
@@ -188,8 +222,11 @@ void gather_beams(const BeamCache* caches, int64_t count, const BeamRows& rows) 
       const int64_t local = task - first_task[i];
       const int64_t head = local / chains, chain = local % chains;
       run_chain(caches[i], head, plan.moves.data() + plan.first[chain],
-                plan.moves.data() + plan.first[chain + 1], saved);
+                plan.moves.data() + plan.first[chain + 1], bytes > kCached, saved);
     }
+#ifdef __SSE2__
+    _mm_sfence();  // what was stored past the caches is there for every thread
+#endif
   });
 }
 

@@ -177,6 +177,20 @@ def test_the_functional_twin_leaves_its_caches_alone(backend_once):
     assert all(map(torch.equal, found, caches))
 
 
+@pytest.mark.parametrize("size", [33, 64])
+def test_a_move_larger_than_the_processors_caches(backend_once, size):
+    caches, _, start, _ = example_inputs(
+        8, layers=2, heads=2, length=4096, size=size, dtype=torch.float16
+    )
+    start = start % 64  # odd rows of fp16: no line of the target is aligned with its source
+    stop, parent = torch.full((8,), 4095), torch.tensor([1, 2, 0, 3, 3, 4, 7, 6])
+    position = torch.arange(4096)
+    takes = (position >= start[:, None]) & (position < stop[:, None])
+    expected = [torch.where(takes[:, None, :, None], cache[parent], cache) for cache in caches]
+    gather_beams_(caches, parent, start, stop)
+    assert all(map(torch.equal, caches, expected))
+
+
 def test_thread_counts_change_nothing(backend_once):
     caches, *indices = example_inputs(16, layers=4, heads=4, length=64, size=64)
     threads, found = torch.get_num_threads(), []
