@@ -14,7 +14,7 @@ from w2s_kernels.errors import (
     RangeError,
     ShapeError,
 )
-from w2s_kernels.ops.segment_score import example_inputs
+from w2s_kernels.ops import segment_score as room
 
 NAN = float("nan")
 
@@ -42,15 +42,29 @@ def wild(tokens: int, seed: int) -> Tensor:
 
 @pytest.mark.parametrize("rows", [1, 2, 16, 63, 1024])
 def test_each_segment_is_its_sequential_float64_sum(backend_once, rows):
-    _, cu_seqlens = example_inputs(rows, 12, seed=rows)
+    _, cu_seqlens = room.example_inputs(rows, 12, seed=rows)
     diff = wild(int(cu_seqlens[-1]), rows)
     assert same_bits(segment_score(diff, cu_seqlens), slow(diff, cu_seqlens))
     assert same_bits(segment_score(diff, cu_seqlens.int(), max_length=12), slow(diff, cu_seqlens))
 
 
+def test_the_reference_needs_only_a_bound_on_the_lengths(monkeypatch):
+    """As on a GPU, where it may not ask for the longest segment."""
+    monkeypatch.setattr(room, "_steps", lambda lengths, max_length: max_length)
+    diff, cu_seqlens = room.example_inputs(9, 7)
+    with w2s_kernels.dispatch.use("reference"):
+        assert same_bits(segment_score(diff, cu_seqlens), slow(diff, cu_seqlens))
+        assert same_bits(segment_score(diff, cu_seqlens, max_length=8), slow(diff, cu_seqlens))
+        assert segment_score(torch.ones(4), torch.tensor([0, 4, 5, 4])).isnan().tolist() == [
+            False,
+            True,
+            True,
+        ]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_every_float_dtype_is_added_as_it_is(backend_once, dtype):
-    diff, cu_seqlens = example_inputs(9, 7, dtype=dtype)
+    diff, cu_seqlens = room.example_inputs(9, 7, dtype=dtype)
     assert same_bits(segment_score(diff, cu_seqlens), slow(diff, cu_seqlens))
 
 
@@ -85,7 +99,7 @@ def test_zeros_behind_a_rows_end_change_no_bit(backend_once):
 
 
 def test_the_running_score_is_where_the_sum_starts(backend_once):
-    diff, cu_seqlens = example_inputs(6, 5, seed=2)
+    diff, cu_seqlens = room.example_inputs(6, 5, seed=2)
     score = torch.tensor([1e9, -0.0, 3.0, NAN, float("-inf"), -1e-300], dtype=torch.float64)
     expected = slow(diff, cu_seqlens, score.tolist())
     assert segment_score_(score, diff, cu_seqlens) is None
@@ -151,7 +165,7 @@ def test_the_gradient_is_the_segments_own(backend_once):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_opcheck(backend_once, seed):
-    diff, cu_seqlens = example_inputs(4, 5, seed=seed)
+    diff, cu_seqlens = room.example_inputs(4, 5, seed=seed)
     ops = backend_once.namespace
     for arguments in ((diff.requires_grad_(), cu_seqlens, 5), (torch.randn(3, 4), None, 4)):
         torch.library.opcheck(ops.segment_score.default, arguments)
@@ -161,7 +175,7 @@ def test_opcheck(backend_once, seed):
 
 
 def test_it_compiles_without_a_graph_break(backend_once):
-    diff, cu_seqlens = example_inputs(4, 5)
+    diff, cu_seqlens = room.example_inputs(4, 5)
 
     def both(score: Tensor, diff: Tensor, cu_seqlens: Tensor) -> Tensor:
         segment_score_(score, diff, cu_seqlens, max_length=5)

@@ -123,6 +123,11 @@ def _usable(start: Tensor, stop: Tensor, tokens: int, longest: int) -> Tensor:
     return (start >= 0) & (start <= stop) & (stop <= tokens) & (stop - start <= longest)
 
 
+def _steps(lengths: Tensor, max_length: int) -> int:
+    """The longest segment where asking costs no synchronisation, else the bound on it."""
+    return int(lengths.max()) if lengths.device.type == "cpu" and lengths.numel() else max_length
+
+
 def _padded(diff: Tensor, cu_seqlens: Tensor | None, max_length: int) -> Tensor:
     """float64 `[steps, R]`: the t-th diff of each segment, −0.0 after its end.
 
@@ -135,10 +140,9 @@ def _padded(diff: Tensor, cu_seqlens: Tensor | None, max_length: int) -> Tensor:
         return wide
     start, stop = cu_seqlens[:-1].long(), cu_seqlens[1:].long()  # [R]
     usable = _usable(start, stop, diff.shape[0], max_length)
-    steps = max_length
-    if diff.device.type == "cpu" and start.numel():  # no device to wait for: take the real bound
-        steps = max(1, int(torch.where(usable, stop - start, 0).max()))
-    index = start + torch.arange(max(1, steps), device=diff.device)[:, None]  # [steps, R]
+    # One step at least: it is what marks the unusable segments.
+    steps = max(1, _steps(torch.where(usable, stop - start, 0), max_length))
+    index = start + torch.arange(steps, device=diff.device)[:, None]  # [steps, R]
     inside = usable & (index < stop)
     source = torch.cat([diff.double(), diff.new_zeros(1, dtype=torch.float64)])
     wide = source[torch.where(inside, index, diff.shape[0])]
