@@ -9,6 +9,7 @@ from torch import Tensor
 import w2s_kernels
 from w2s_kernels import gather_beams, gather_beams_
 from w2s_kernels.errors import (
+    DeviceError,
     DtypeError,
     LayoutError,
     RangeError,
@@ -235,6 +236,12 @@ _ROWS = torch.zeros(2).long()
         ({"caches": [_CACHE[:1]]}, ShapeError, r"caches\[0\] .* with R = 2 \(from parent\)"),
         ({"caches": [_CACHE.mT]}, LayoutError, r"caches\[0\] must be contiguous"),
         ({"caches": [_CACHE[:1].expand(2, 1, 3, 4)]}, LayoutError, r"caches\[0\] is an expanded"),
+        (
+            {"caches": [_CACHE.to("meta")]},
+            DeviceError,
+            r"caches\[0\] is on meta but parent is on cpu",
+        ),
+        ({"stop": _ROWS.to("meta")}, DeviceError, "stop is on meta but parent is on cpu"),
         ({"parent": _ROWS.float()}, DtypeError, "parent must have dtype int32, int64"),
         ({"start": _ROWS[:1]}, ShapeError, r"start must have shape \[2\] \(from parent\)"),
         ({"stop": _ROWS[None]}, ShapeError, r"stop must be \[R\], got \[1, 2\]"),

@@ -1,4 +1,4 @@
-"""The search ops ask the device nothing: on the meta device, where a question is an error, they run.
+"""The search ops ask the device nothing: on the meta device, where a question is an error, all run.
 
 `_reference` is an op's own code; through torch.ops the fake would answer in its place. Tensors on
 the meta device take the path of tensors on a GPU: neither lies on the CPU.

@@ -9,6 +9,7 @@ from torch import Tensor
 import w2s_kernels
 from w2s_kernels import segment_score, segment_score_
 from w2s_kernels.errors import (
+    DeviceError,
     DtypeError,
     LayoutError,
     RangeError,
@@ -196,6 +197,7 @@ def test_it_compiles_without_a_graph_break(backend_once):
         ((torch.ones(2), torch.empty(0).long()), ShapeError, r"cu_seqlens must be \[R \+ 1\]"),
         ((torch.ones(2),), ShapeError, r"diff must be \[R, L\] without cu_seqlens, got \[2\]"),
         ((torch.ones(2, 1), torch.tensor([0, 2])), ShapeError, r"diff must be \[N\] with"),
+        ((torch.ones(2), torch.empty(2).long().to("meta")), DeviceError, "cu_seqlens is on meta"),
         ((torch.ones(4)[::2], torch.tensor([0, 2])), LayoutError, "diff must be contiguous"),
     ],
 )

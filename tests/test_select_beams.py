@@ -10,7 +10,7 @@ from torch import Tensor
 
 import w2s_kernels
 from w2s_kernels import select_beams
-from w2s_kernels.errors import DtypeError, LayoutError, RangeError, ShapeError
+from w2s_kernels.errors import DeviceError, DtypeError, LayoutError, RangeError, ShapeError
 from w2s_kernels.ops.select_beams import example_inputs
 
 NAN, INF = float("nan"), float("inf")
@@ -173,6 +173,7 @@ def test_it_compiles_without_a_graph_break(backend_once):
         ({"width": 5}, RangeError, r"width must lie in \[1, 4\].*got 5"),
         ({"repeat": 0}, RangeError, "repeat must be >= 1, got 0"),
         ({"clone_of": torch.zeros(2, 4)}, DtypeError, "clone_of must have dtype int32, int64"),
+        ({"clone_of": torch.zeros(2, 4).long().to("meta")}, DeviceError, "clone_of is on meta"),
         ({"clone_of": torch.zeros(2, 3).long()}, ShapeError, r"clone_of must have shape \[2, 4\]"),
     ],
 )

@@ -67,33 +67,38 @@ def _arguments(
 ) -> tuple[torch.device, list[Tensor], tuple[Tensor, Tensor, Tensor]]:
     if isinstance(caches, Tensor):
         raise DtypeError("caches must be a list of tensors, got one Tensor; pass [cache]")
-    tensors = list(caches)
-    named = {f"caches[{i}]": cache for i, cache in enumerate(tensors)}
-    indices = {"parent": parent, "start": start, "stop": stop}
-    for name, index in indices.items():
+    for name, index in (("parent", parent), ("start", start), ("stop", stop)):
         _check.tensor(name, index, _check.INTEGERS)
         if index.dim() != 1:
             raise ShapeError(f"{name} must be [R], got {list(index.shape)}")
         _check.same_shape(name, index, parent.shape, "parent")
-    for name, cache in named.items():
+    device = _check.same_device(parent=parent, start=start, stop=stop)
+    tensors, rows = list(caches), parent.shape[0]
+    for i, cache in enumerate(tensors):  # a model has some 60: names are made for the bad one only
         if not isinstance(cache, Tensor):
-            raise DtypeError(f"{name} must be a torch.Tensor, got {type(cache).__name__}")
-        if cache.dim() != 4 or cache.shape[0] != parent.shape[0]:
+            raise DtypeError(f"caches[{i}] must be a torch.Tensor, got {type(cache).__name__}")
+        shape, strides = cache.shape, cache.stride()
+        if len(shape) != 4 or shape[0] != rows:
             raise ShapeError(
-                f"{name} must be [R, heads, T, D] with R = {parent.shape[0]} (from parent), "
-                f"got {list(cache.shape)}"
+                f"caches[{i}] must be [R, heads, T, D] with R = {rows} (from parent), "
+                f"got {list(shape)}"
             )
-        _check.last_dim_contiguous(name, cache)
-        if any(n > 1 and s == 0 for n, s in zip(cache.shape, cache.stride(), strict=True)):
+        if strides[3] != 1:
+            _check.last_dim_contiguous(f"caches[{i}]", cache)
+        if 0 in strides and any(n > 1 and s == 0 for n, s in zip(shape, strides, strict=True)):
             raise LayoutError(
-                f"{name} is an expanded view (strides {list(cache.stride())}): its rows share "
-                f"memory; call {name}.contiguous()"
+                f"caches[{i}] is an expanded view (strides {list(strides)}): its rows share "
+                f"memory; call caches[{i}].contiguous()"
             )
-    device = _check.same_device(**indices, **named)
+        if cache.device != device:
+            _check.same_device(**{"parent": parent, f"caches[{i}]": cache})
     _check_values(parent, start, stop)
     # One integer type for all three, and the usual one: a [R] conversion is nothing here.
-    parent, start, stop = (index.long().contiguous() for index in indices.values())
-    return device, tensors, (parent, start, stop)
+    return (
+        device,
+        tensors,
+        (parent.long().contiguous(), start.long().contiguous(), stop.long().contiguous()),
+    )
 
 
 def _check_values(parent: Tensor, start: Tensor, stop: Tensor) -> None:
