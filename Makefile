@@ -30,7 +30,7 @@ $(INSTALLED): $(DEPS) $(SOURCES)
 	@touch $@
 
 demo: $(INSTALLED)  ## Steer SmolLM2 with the embedded pair: base and guided text side by side
-	@$(RUN)/python -m w2s.cli.demo
+	@$(RUN)/w2s demo
 
 test: $(INSTALLED)  ## The test suite (up to 20 minutes on two cores)
 	$(RUN)/pytest -m "not full"
@@ -56,7 +56,9 @@ bench: $(INSTALLED)  ## The benchmarks: python -m w2s_kernels.bench
 	$(RUN)/python -m w2s_kernels.bench
 
 pair: $(INSTALLED)  ## Train the demo pair again, from data to model card (about 15 minutes)
-	$(RUN)/python -m w2s.train.make_pair
+	$(RUN)/python -m w2s.train.make_pair --work build/pair
+	$(RUN)/python -c 'from pathlib import Path; from w2s.train.make_pair import install; \
+	  install(Path("build/pair"), Path("python/w2s/embedded"))'
 
 gpu:  ## Build here and run tests/gpu with the system's Python; installs nothing
 	@$(PYTHON) tests/gpu/device.py

@@ -1,0 +1,7 @@
+"""`python -m w2s.cli` is `w2s`."""
+
+import sys
+
+from w2s.cli import main
+
+sys.exit(main())
