@@ -174,6 +174,6 @@ def last_line(comparisons: Sequence[Comparison]) -> str:
     samples = len(comparisons[0].base)
     return (
         f"Guided text beat the base (mean of {samples} samples) on {judged} of {total} openings by "
-        f"VADER, an independent word list (mean {guided:+.2f} against {base:+.2f}), and on {scored} "
-        f"of {total} by the pair's own score."
+        f"VADER, an independent word list (mean {guided:+.2f} against {base:+.2f}), and on "
+        f"{scored} of {total} by the pair's own score."
     )
