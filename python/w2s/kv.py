@@ -120,9 +120,10 @@ class KVCache(Cache):  # type: ignore[misc]
                 )
         keys, values = self._keys[layer_idx][self._filling], self._values[layer_idx][self._filling]
         position = self._position  # [rows, Q]
-        if self._uniform or self._filling.step:  # a prefill starts every prompt in slot 0
-            keys.index_copy_(2, position[0], key_states)
-            values.index_copy_(2, position[0], value_states)
+        if self._uniform or self._filling.step:  # all rows write the same slots, as in a prefill
+            begin = self.slots - position.shape[1]
+            keys[:, :, begin : self.slots] = key_states
+            values[:, :, begin : self.slots] = value_states
         else:
             row = self._every_row[: keys.shape[0], None]  # [rows, 1]
             keys[row, :, position] = key_states.transpose(1, 2)  # [rows, Q, heads, D]
@@ -153,7 +154,7 @@ class KVCache(Cache):  # type: ignore[misc]
         return [*self._keys, *self._values]
 
     def advance(self, position: Tensor, slots: int) -> Tensor | dict[str, Tensor]:
-        """Prepares a forward that writes positions `[rows, Q]`, none at or beyond `slots`.
+        """Prepares a forward that writes positions `[rows, Q]`, the highest of them `slots - 1`.
 
         Returns the 4-D attention mask [rows, 1, Q, slots] (boolean, True is seen; additive for a
         model on eager attention), or one for each kind of layer in a dict.

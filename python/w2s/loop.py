@@ -45,13 +45,14 @@ def search(
       tokens are drawn however the input is split.
 
     Raises `PromptError` for prompts that do not fit, `VocabularyError` when proposer and scorer
-    read different tokens, `SearchError` for an `index` of another length.
+    read different tokens, `SearchError` for an `index` of another length, for a proposer or scorer
+    that was made for fewer tokens, and for models on two devices.
     """
     if isinstance(prompts, str):
         raise SearchError("prompts is one string; search takes a list of prompts")
     if index is not None and len(index) != len(prompts):
         raise SearchError(f"index has {len(index)} entries for {len(prompts)} prompts")
-    _check_vocabularies(proposer, scorer)
+    _check_fit(proposer, scorer, plan)
     if not prompts:
         return []
     judge: Scorer = OwnScorer() if scorer is None else scorer
@@ -161,7 +162,20 @@ def _decoder(proposer: Any, scorer: Any) -> Callable[[Sequence[int]], str]:
     return lambda tokens: ""
 
 
-def _check_vocabularies(proposer: Any, scorer: Any) -> None:
+def _check_fit(proposer: Any, scorer: Any, plan: SearchPlan) -> None:
+    for owner in (proposer, scorer):
+        room = getattr(getattr(owner, "plan", plan), "max_new_tokens", plan.max_new_tokens)
+        if room < plan.max_new_tokens:
+            raise SearchError(
+                f"the {type(owner).__name__} was made for {room} new tokens and the search asks "
+                f"for {plan.max_new_tokens}; give all of them the same plan"
+            )
+    where = getattr(scorer, "device", proposer.device)
+    if where != proposer.device:
+        raise SearchError(
+            f"the proposer is on {proposer.device} and the scorer on {where}; "
+            "load all models on one device"
+        )
     writer, judge = getattr(proposer, "model", None), getattr(scorer, "tuned", None)
     if writer is not None and judge is not None:
         require_same_tokens(writer, judge)

@@ -292,3 +292,30 @@ def test_a_pool_of_nan_scores_says_so_when_its_best_is_asked_for():
 def test_no_prompts_give_no_results(writer):
     plan = w2s.SearchPlan()
     assert local(writer, plan, [], table_pair(plan)) == []
+
+
+def test_a_proposer_or_scorer_made_for_fewer_tokens_is_refused(writer):
+    short, long = w2s.SearchPlan(max_new_tokens=5), w2s.SearchPlan(max_new_tokens=6)
+    with pytest.raises(w2s.SearchError, match="LocalProposer was made for 5 new tokens"):
+        w2s.search(PROMPTS, w2s.LocalProposer(writer, short), table_pair(long), long)
+    with pytest.raises(w2s.SearchError, match="PairScorer was made for 5 new tokens"):
+        w2s.search(PROMPTS, w2s.LocalProposer(writer, long), table_pair(short), long)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "message"),
+    [
+        ([[[5, 6]]], "round 0 of the recording has 1 rows; 2 prompts of 2 rows need 4"),
+        ([[5, 6]], r"must be \[rows, L\], got \[2\]"),
+        ([[[5] * 9] * 4], "has 9 tokens a row; the plan asks for at most 3"),
+    ],
+)
+def test_a_recording_that_does_not_fit_is_refused(rounds, message):
+    plan = w2s.SearchPlan(width=1, samples=2, chunk=3)
+    with pytest.raises(w2s.SearchError, match=message):
+        w2s.search([[4], [5]], w2s.ReplayProposer(rounds), None, plan)
+
+
+def test_an_index_of_another_length_is_refused(writer):
+    with pytest.raises(w2s.SearchError, match="index has 1 entries for 4 prompts"):
+        local(writer, w2s.SearchPlan(), PROMPTS, index=[0])

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from w2s.errors import ModelError
 from w2s.kv import KVCache, RowMap
 from w2s.models import Model, as_model
 from w2s.plan import SearchPlan
@@ -26,7 +27,8 @@ class PairScorer:
     cache and see the prompt their own way; each response token is read once. Hidden states go into
     `linear_logprob_diff`, so no [tokens, vocab] tensor exists.
 
-    Raises `VocabularyError` when the two differ, `HeadError` when a head cannot be used.
+    Raises `VocabularyError` when the two differ, `HeadError` when a head cannot be used,
+    `ModelError` when they are on different devices.
     """
 
     _caches: tuple[KVCache, KVCache]
@@ -37,6 +39,11 @@ class PairScorer:
         self.plan = plan
         self.device = self.tuned.device
         require_same_tokens(self.tuned, self.untuned)
+        if self.untuned.device != self.device:
+            raise ModelError(
+                f"the tuned model is on {self.device}, the untuned on {self.untuned.device}; "
+                "load both on one device"
+            )
         self._heads = (self.tuned.head, self.untuned.head)
 
     @property
