@@ -49,8 +49,9 @@ struct Settings {
 
 void filter(GuidedRow& row, const Settings& s) {
   if (s.top_k > 0 && s.top_k < row.columns()) row.keep_top_k(s.top_k);
+  if (s.top_p >= 1.0) return row.weigh(s.temperature, s.min_p);
   row.weigh(s.temperature);
-  if (s.top_p < 1.0) row.keep_top_p(s.top_p);
+  row.keep_top_p(s.top_p);
   if (s.min_p > 0.0) row.keep_min_p(s.min_p);
 }
 

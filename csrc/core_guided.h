@@ -50,8 +50,8 @@ class GuidedRow {
   // a +inf, no finite logit, or no such row).
   bool read(const GuidedSources& sources, int64_t i);
   bool is_read(const GuidedSources& sources, int64_t i) const;
-  // The whole law at temperature t > 0.
-  void weigh(float temperature);
+  // The law of what is kept, at a temperature > 0; min_p here or, when top-p comes first, below.
+  void weigh(float temperature, double min_p = 0.0);
   // The best k, exactly: everything else is dropped. Also k > finite columns.
   void keep_top_k(int64_t k);
   // After weigh.
@@ -75,6 +75,7 @@ class GuidedRow {
   uint64_t weigh_range(int64_t begin, int64_t end, float* weight) const;
   void sum_blocks();
   float lower_bound_of_best(int64_t k);
+  int64_t count_from(float bound) const;
   float block_maximum(int64_t first_column) const;
   void compact(float bound);
   bool keep_near_maximum(float reach, uint64_t target);

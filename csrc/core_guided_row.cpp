@@ -33,6 +33,9 @@ float float_at_least(double x) {
   return static_cast<double>(f) < x ? std::nextafter(f, FLT_MAX) : f;
 }
 
+// min_p as the smallest weight that counts: an integer, the largest being 2^44 exactly.
+float least_weight(double min_p) { return float_at_least(std::ceil(std::ldexp(min_p, 44))); }
+
 // Through int64: one instruction, where the unsigned conversion branches.
 uint64_t whole(float weight) { return static_cast<uint64_t>(static_cast<int64_t>(weight)); }
 
@@ -147,15 +150,38 @@ bool GuidedRow::read(const GuidedSources& sources, int64_t i) {
   return usable_;
 }
 
-// A value that at least k columns reach, from the maxima of V / 64 groups of columns; the smallest
-// finite number where there are too few groups (every finite column is then a candidate).
+int64_t GuidedRow::count_from(float bound) const {
+  int64_t count = 0;
+  for (int64_t c = 0; c < columns_; c += kGuideColumns) {
+    if (block_maximum(c) < bound) continue;
+    count += W2S_ON_ISA(count_block(z_.data() + c, std::min(kGuideColumns, columns_ - c), bound));
+  }
+  return count;
+}
+
+// A value that at least k columns reach and, ties apart, not many more; the smallest finite number
+// when in doubt. For a small k from the maxima of V / 64 groups of columns, else by counting.
 float GuidedRow::lower_bound_of_best(int64_t k) {
   const int64_t groups = (columns_ + kGuideColumns - 1) / kGuideColumns * 16;
-  if (k > groups) return -FLT_MAX;
-  lane_max_copy_.assign(lane_max_.begin(), lane_max_.begin() + groups);
-  std::nth_element(lane_max_copy_.begin(), lane_max_copy_.begin() + (k - 1), lane_max_copy_.end(),
-                   [](float a, float b) { return a > b; });
-  return std::max(lane_max_copy_[k - 1], -FLT_MAX);
+  if (k * 4 <= groups) {
+    lane_max_copy_.assign(lane_max_.begin(), lane_max_.begin() + groups);
+    std::nth_element(lane_max_copy_.begin(), lane_max_copy_.begin() + (k - 1), lane_max_copy_.end(),
+                     [](float a, float b) { return a > b; });
+    return std::max(lane_max_copy_[k - 1], -FLT_MAX);
+  }
+  if (k * 2 > columns_ || columns_ <= kSortedAtMost) return -FLT_MAX;
+  // Down from the maximum in doubling steps until enough are reached, then half-way between.
+  float enough = m_, few = m_, step = std::max(1.0f, std::fabs(m_) * 0x1p-10f);
+  for (int tries = 0; count_from(enough) < k; ++tries, step *= 2.0f) {
+    if (tries == 16) return -FLT_MAX;
+    few = enough;
+    enough = std::max(enough - step, -FLT_MAX);
+  }
+  for (int halving = 0; halving < 8; ++halving) {
+    const float middle = enough + (few - enough) * 0.5f;
+    (count_from(middle) < k ? few : enough) = middle;
+  }
+  return enough;
 }
 
 float GuidedRow::block_maximum(int64_t first_column) const {
@@ -214,10 +240,10 @@ void GuidedRow::sum_blocks() {
   }
 }
 
-void GuidedRow::weigh(float temperature) {
+void GuidedRow::weigh(float temperature, double min_p) {
   temperature_ = temperature;
   // At most FLT_MAX: 0 * inf would be NaN.
-  rule_ = {m_, std::min(1.0f / temperature, FLT_MAX), 0.0f};
+  rule_ = {m_, std::min(1.0f / temperature, FLT_MAX), least_weight(min_p)};
   cut_ = {kNegInf, count()};
   sum_blocks();
 }
@@ -260,8 +286,7 @@ void GuidedRow::keep_top_p(double p) {
 }
 
 void GuidedRow::keep_min_p(double min_p) {
-  const double least = std::ceil(std::ldexp(min_p, 44));  // an integer, and exact
-  rule_.least = float_at_least(least);
+  rule_.least = least_weight(min_p);
   sum_blocks();
 }
 

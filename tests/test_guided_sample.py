@@ -370,7 +370,11 @@ def test_backends_differ_by_roundings_of_exp_at_most(isas):
     assert float((results[0][1] - results[1][1]).abs().max()) <= 1e-6 or different
 
 
-CHI_SQUARE = [{}, {"top_k": 10}, {"top_p": 0.8, "temperature": 1.5}, {"min_p": 0.05}]
+CHI_SQUARE = [
+    {"top_k": 20, "top_p": 0.95, "min_p": 0.01},
+    *(pytest.param(filters, marks=pytest.mark.slow)
+      for filters in ({}, {"top_k": 10}, {"top_p": 0.8, "temperature": 1.5}, {"min_p": 0.05})),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("filters", CHI_SQUARE, ids=str)

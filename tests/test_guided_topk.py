@@ -33,7 +33,7 @@ def assert_is_the_top(inputs, k, **keywords):
     assert within(logprobs, wanted, op.tolerance(wanted))
 
 
-@pytest.mark.parametrize("vocab", [1, 2, 7, 127, 128, 1000, 3000])
+@pytest.mark.parametrize("vocab", [1, 2, 7, 127, 128, 1000])
 def test_order_and_logprobs_of_the_whole_law(backend, vocab):
     inputs = example_inputs(3, vocab, seed=vocab)
     for k in {1, min(2, vocab), min(50, vocab), vocab}:

@@ -69,14 +69,10 @@ f32x16 nan_where_pos_inf(f32x16 z) {
   return load(lanes);
 }
 
-}  // namespace
-
-bool guide_block(const GuidedBlock& in, bool pair, int64_t n, double beta, float* z,
-                 float* lane_max) {
-  alignas(64) float buffer[3][kGuideColumns];
-  const float* b = as_float(in.logits[0], in.dtype[0], n, buffer[0]);
-  const float* t = pair ? as_float(in.logits[1], in.dtype[1], n, buffer[1]) : nullptr;
-  const float* u = pair ? as_float(in.logits[2], in.dtype[2], n, buffer[2]) : nullptr;
+// The three rows of one dtype T; t and u null: the base alone.
+template <class T>
+bool guide_rows(const T* b, const T* t, const T* u, int64_t n, double beta, float* z,
+                float* lane_max) {
   bool bad = false;
   f32x16 maximum[2] = {set1(-kInf), set1(-kInf)};
   const auto take = [&](f32x16 value, int k) {
@@ -94,7 +90,7 @@ bool guide_block(const GuidedBlock& in, bool pair, int64_t n, double beta, float
     return value;
   };
   int64_t i = 0;
-  if (pair) {
+  if (t != nullptr) {
     for (; i + 32 <= n; i += 32) {
       store(z + i, take_pair(load(b + i), load(t + i), load(u + i), 0));
       store(z + i + 16, take_pair(load(b + i + 16), load(t + i + 16), load(u + i + 16), 1));
@@ -113,6 +109,34 @@ bool guide_block(const GuidedBlock& in, bool pair, int64_t n, double beta, float
   }
   store(lane_max, max(maximum[0], maximum[1]));
   return bad;
+}
+
+template <class T>
+bool guide_same(const GuidedBlock& in, bool pair, int64_t n, double beta, float* z,
+                float* lane_max) {
+  const auto rows = [&](int k) { return static_cast<const T*>(in.logits[k]); };
+  return guide_rows<T>(rows(0), pair ? rows(1) : nullptr, pair ? rows(2) : nullptr, n, beta, z,
+                       lane_max);
+}
+
+}  // namespace
+
+bool guide_block(const GuidedBlock& in, bool pair, int64_t n, double beta, float* z,
+                 float* lane_max) {
+  if (!pair || (in.dtype[1] == in.dtype[0] && in.dtype[2] == in.dtype[0])) {
+    switch (in.dtype[0]) {
+      case Dtype::kFloat32:
+        return guide_same<float>(in, pair, n, beta, z, lane_max);
+      case Dtype::kBFloat16:
+        return guide_same<BFloat16>(in, pair, n, beta, z, lane_max);
+      default:
+        return guide_same<Float16>(in, pair, n, beta, z, lane_max);
+    }
+  }
+  alignas(64) float buffer[3][kGuideColumns];
+  const float* rows[3];
+  for (int k = 0; k < 3; ++k) rows[k] = as_float(in.logits[k], in.dtype[k], n, buffer[k]);
+  return guide_rows<float>(rows[0], rows[1], rows[2], n, beta, z, lane_max);
 }
 
 }  // namespace W2S_ISA

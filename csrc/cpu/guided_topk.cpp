@@ -23,5 +23,14 @@ int64_t compact_block(const float* z, int64_t n, float z_min, int32_t first_id, 
   return count;
 }
 
+int64_t count_block(const float* z, int64_t n, float z_min) {
+  const f32x16 lowest = set1(z_min);
+  int64_t count = 0, i = 0;
+  for (; i + 16 <= n; i += 16) count += __builtin_popcount(mask_not_less(load(z + i), lowest));
+  if (i == n) return count;
+  const uint32_t mask = mask_not_less(load_partial(z + i, n - i), lowest);
+  return count + __builtin_popcount(mask & ((1u << (n - i)) - 1u));
+}
+
 }  // namespace W2S_ISA
 }  // namespace w2s
