@@ -44,12 +44,13 @@ double fold_lanes(const f32x16* lanes_of) {
   return sum;
 }
 
-// Pass 2 over a leaf whose (soft-capped) maximum is m.
-template <bool kSoftcap, bool kEntropy, class T>
+// Pass 2 over a leaf whose (soft-capped) maximum is m. kDivide: T is not 1 (the bits are the same).
+template <bool kSoftcap, bool kEntropy, bool kDivide, class T>
 LeafStats exp_sums(const T* z, int64_t n, float m, float inv_temperature, float softcap) {
   const f32x16 vm = set1(m), vt = set1(inv_temperature);
   auto scaled = [&](f32x16 raw) {
-    return mul(sub(kSoftcap ? apply_softcap(raw, softcap) : raw, vm), vt);
+    const f32x16 x = sub(kSoftcap ? apply_softcap(raw, softcap) : raw, vm);
+    return kDivide ? mul(x, vt) : x;
   };
   Sums<kEntropy> leaf, block;
   leaf.clear();
@@ -71,27 +72,28 @@ LeafStats exp_sums(const T* z, int64_t n, float m, float inv_temperature, float 
 template <class T>
 LeafStats stats(const T* z, int64_t n, float inv_temperature, float softcap, bool entropy) {
   constexpr float kInf = __builtin_inff();
-  // Pass 1: the maximum of the raw logits (softcap is monotonic) and whether all are < +inf.
+  // Pass 1: the maximum of the raw logits (softcap is monotonic) and whether one is NaN.
   f32x16 maximum[4] = {set1(-kInf), set1(-kInf), set1(-kInf), set1(-kInf)};
-  bool bad = false;
+  NanFlag nan = no_nan();
   int64_t i = 0;
   for (; i + 64 <= n; i += 64) {
-    for (int k = 0; k < 4; ++k) {
-      const f32x16 v = load(z + i + 16 * k);
-      bad |= any_nan_or_pos_inf(v);
-      maximum[k] = max(maximum[k], v);
+    for (int k = 0; k < 4; k += 2) {
+      const f32x16 a = load(z + i + 16 * k), b = load(z + i + 16 * k + 16);
+      note_nan(&nan, a, b);
+      maximum[k] = max(maximum[k], a);
+      maximum[k + 1] = max(maximum[k + 1], b);
     }
   }
   for (; i < n; i += 16) {
     const f32x16 v = i + 16 <= n ? load(z + i) : load_partial(z + i, n - i);
-    bad |= any_nan_or_pos_inf(v);
+    note_nan(&nan, v, v);
     maximum[0] = max(maximum[0], v);
   }
-  if (bad) return {__builtin_nanf(""), __builtin_nan(""), __builtin_nan("")};
   alignas(64) float lanes[64];
   store(lanes, max(max(maximum[0], maximum[1]), max(maximum[2], maximum[3])));
   float m = lanes[0];
   for (int k = 1; k < 16; ++k) m = lanes[k] > m ? lanes[k] : m;
+  if (any(nan) || m == kInf) return {__builtin_nanf(""), __builtin_nan(""), __builtin_nan("")};
   if (m == -kInf) return {-kInf, 0.0, 0.0};
   if (softcap > 0.0f) {
     store(lanes, apply_softcap(set1(m), softcap));
@@ -99,11 +101,14 @@ LeafStats stats(const T* z, int64_t n, float inv_temperature, float softcap, boo
   }
 
   if (softcap > 0.0f) {
-    return entropy ? exp_sums<true, true>(z, n, m, inv_temperature, softcap)
-                   : exp_sums<true, false>(z, n, m, inv_temperature, softcap);
+    return entropy ? exp_sums<true, true, true>(z, n, m, inv_temperature, softcap)
+                   : exp_sums<true, false, true>(z, n, m, inv_temperature, softcap);
   }
-  return entropy ? exp_sums<false, true>(z, n, m, inv_temperature, softcap)
-                 : exp_sums<false, false>(z, n, m, inv_temperature, softcap);
+  if (!entropy && inv_temperature == 1.0f) {
+    return exp_sums<false, false, false>(z, n, m, inv_temperature, softcap);
+  }
+  return entropy ? exp_sums<false, true, true>(z, n, m, inv_temperature, softcap)
+                 : exp_sums<false, false, true>(z, n, m, inv_temperature, softcap);
 }
 
 struct Slope {

@@ -51,8 +51,11 @@ static inline void store_partial(T* p, f32x16 a, int64_t count) {
 // exp(x) for x <= 0 (0 gives exactly 1; below -87, where the result leaves the normal range, and at
 // -inf, exactly 0). Cephes' degree-6 minimax polynomial about round(x / ln 2), error < 1 ulp.
 static inline f32x16 exp_nonpositive(f32x16 x) {
-  const f32x16 n = round_even(mul(max(x, set1(-87.0f)), set1(1.44269504088896341f)));
+  // Adding 1.5 * 2^23 rounds to an integer n and leaves it in the low bits, ready for the exponent.
+  constexpr float kShift = 12582912.0f;
   const f32x16 clamped = max(x, set1(-87.0f));
+  const f32x16 shifted = fma(clamped, set1(1.44269504088896341f), set1(kShift));
+  const f32x16 n = sub(shifted, set1(kShift));
   f32x16 r = fma(n, set1(-0.693359375f), clamped);
   r = fma(n, set1(2.12194440e-4f), r);
   f32x16 p = set1(1.9875691500e-4f);
@@ -61,8 +64,9 @@ static inline f32x16 exp_nonpositive(f32x16 x) {
   p = fma(p, r, set1(4.1665795894e-2f));
   p = fma(p, r, set1(1.6666665459e-1f));
   p = fma(p, r, set1(5.0000001201e-1f));
-  p = fma(p, mul(r, r), add(r, set1(1.0f)));
-  return zero_where_less(x, set1(-87.0f), scale_by_power_of_two(p, n));
+  p = fma(p, r, set1(1.0f));
+  p = fma(p, r, set1(1.0f));
+  return scale_unless_less(x, set1(-87.0f), p, shifted);
 }
 
 // tanh(x) = sign(x) (1 - e) / (1 + e), e = exp(-2|x|): absolute error of a few 2^-24.
