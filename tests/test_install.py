@@ -101,6 +101,12 @@ def test_an_unknown_name_is_an_attribute_error():
         w2s_kernels.log_prob  # noqa: B018
 
 
+@pytest.mark.parametrize("op", OPS)
+def test_every_op_has_its_rooms(op):
+    assert (ROOT / "tests" / f"test_{op}.py").is_file()
+    assert (ROOT / "bench" / f"bench_{op}.py").is_file()
+
+
 def test_no_file_is_a_stray_op():
     modules = {module for module in w2s_kernels._PUBLIC.values() if module.startswith("ops.")}
     assert {f"ops.{op}" for op in OPS} == modules
