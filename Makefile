@@ -52,8 +52,9 @@ format: $(DEPS)  ## Rewrite the sources as `lint` wants them
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
-bench: $(INSTALLED)  ## The benchmarks: python -m w2s_kernels.bench
-	$(RUN)/python -m w2s_kernels.bench
+bench: $(INSTALLED)  ## The benchmarks of every op (pytest-benchmark; ONLY=bench/bench_logprob.py for one)
+	$(RUN)/pytest -o python_files='bench_*.py' -o timeout=0 --benchmark-only \
+	  --benchmark-columns=min,median,iqr,rounds --benchmark-sort=name $(or $(ONLY),bench)
 
 pair: $(INSTALLED)  ## Train the demo pair again, from data to model card (about 15 minutes)
 	$(RUN)/python -m w2s.train.make_pair --work build/pair
