@@ -2,9 +2,12 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from support import float64, linear
 from w2s_kernels import Head, linear_logprob
@@ -132,6 +135,34 @@ def test_ignored_is_zero_and_invalid_is_nan(backend_once):
     assert value[1:5].isnan().all()
     assert value[5:].isfinite().all()
     assert linear_logprob(hidden[:1], head, torch.tensor([3])).isnan().all()
+
+
+def test_ignored_rows_change_no_other_row(backend_once):
+    head = linear.head(600, 64, "bf16")
+    hidden, target = linear.inputs(20, head)
+    temperature = torch.linspace(0.5, 2.0, 20)
+    whole = linear_logprob(hidden, head, target, temperature=temperature, invariant=True)
+    ignored = torch.arange(20) % 3 == 0
+    target[ignored] = -100
+    value = linear_logprob(hidden, head, target, temperature=temperature, invariant=True)
+    assert torch.equal(value, whole.masked_fill(ignored, 0.0))
+    assert (linear_logprob(hidden, head, torch.full((20,), -100)) == 0).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), vocab=st.integers(2, 60), shift=st.floats(-1e3, 1e3))
+def test_shifts_and_permutations_of_the_vocabulary_change_nothing(seed, vocab, shift):
+    head = linear.head(vocab, 12, "fp32+bias", seed=seed)
+    hidden, target = linear.inputs(4, head, seed=seed)
+    value = linear_logprob(hidden, head, target, invariant=True)
+    assert (value <= 0).all()
+    shifted = replace(head, bias=head.bias + shift)
+    allowed = 2 * tolerance(value.double(), hidden, shifted)
+    assert float64.within(linear_logprob(hidden, shifted, target, invariant=True), value, allowed)
+    order = torch.randperm(vocab, generator=linear.generator(seed))
+    moved = replace(head, weight=head.weight[order], bias=head.bias[order])
+    place = order.argsort()[target]
+    assert float64.within(linear_logprob(hidden, moved, place, invariant=True), value, allowed)
 
 
 def test_a_bias_of_minus_infinity_masks_its_column(backend_once):

@@ -113,7 +113,32 @@ def forward(
     entropy: bool,
     invariant: bool,
 ) -> RowLaw:
-    """Each row's law; z_target is fp32 and 0 where the target is not a valid column."""
+    """Each row's law; z_target is fp32 and 0 where the target is not a valid column.
+
+    Without `entropy`, rows whose targets are all ignored (a prompt, padding) cost no product; their
+    law is NaN, which nobody reads.
+    """
+    used = used_rows(target, None)
+    if entropy or bool(used.all()):
+        return _forward(hidden, head, target, temperature, temperature_rows, entropy, invariant)
+    picked = used.nonzero()[:, 0]
+    t_rows = None if temperature_rows is None else temperature_rows[picked]
+    law = _forward(hidden[picked], head, target[picked], temperature, t_rows, False, invariant)
+    m = law.m.new_full((hidden.shape[0],), float("nan"))
+    s, z_target = m.double(), law.z_target.new_zeros(target.shape)
+    m[picked], s[picked], z_target[picked] = law.m, law.s, law.z_target
+    return RowLaw(m, s, law.entropy, z_target)
+
+
+def _forward(
+    hidden: Tensor,
+    head: HeadArgs,
+    target: Tensor,
+    temperature: float,
+    temperature_rows: Tensor | None,
+    entropy: bool,
+    invariant: bool,
+) -> RowLaw:
     rows, width = hidden.shape
     m = hidden.new_empty(rows, dtype=torch.float32)
     s = hidden.new_empty(rows, dtype=torch.float64)
