@@ -12,6 +12,8 @@ from torch import Tensor
 from support import float64
 from w2s_kernels import Head
 
+_PIECE = 1 << 24  # elements of a head that are made or multiplied at once
+
 
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
@@ -21,7 +23,10 @@ def head(vocab: int, width: int, kind: str = "fp32", *, seed: int = 0) -> Head:
     """A random head. `kind` is a dtype and what it adds, for example "bf16+bias+softcap"."""
     name, *extras = kind.split("+")
     g = generator(seed)
-    weight = torch.randn(vocab, width, generator=g) * (3.0 / width**0.5)
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    weight = torch.empty(vocab, width, dtype=dtypes.get(name, torch.float32))
+    for rows in weight.split(_PIECE // width):  # a large 16-bit head never exists in fp32
+        rows.copy_(torch.randn(rows.shape, generator=g) * (3.0 / width**0.5))
     if name == "int8":
         scale = weight.abs().amax(dim=1) / 127
         made = Head((weight / scale[:, None]).round().to(torch.int8), weight_scale=scale)
@@ -29,8 +34,7 @@ def head(vocab: int, width: int, kind: str = "fp32", *, seed: int = 0) -> Head:
         scale = weight.abs().amax(dim=1) / 448
         made = Head((weight / scale[:, None]).to(torch.float8_e4m3fn), weight_scale=scale)
     else:
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
-        made = Head(weight.to(dtype))
+        made = Head(weight)
     for extra in extras:
         if extra == "bias":
             made = replace(made, bias=torch.randn(vocab, generator=g))
@@ -56,10 +60,13 @@ def inputs(rows: int, of: Head, *, seed: int = 1, targets: int = 0) -> tuple[Ten
 
 def logits(hidden: Tensor, of: Head) -> Tensor:
     """logit_scale·(h·Wᵀ·weight_scale + b) of every column, float64, before the softcap."""
-    weight = of.weight.double()
-    if of.weight_scale is not None:
-        weight = weight * of.weight_scale.double()[:, None]
-    z = hidden.double() @ weight.T
+    pieces = []
+    for rows in torch.arange(len(of.weight)).split(_PIECE // of.weight.shape[1]):
+        weight = of.weight[rows[0] : rows[-1] + 1].double()
+        if of.weight_scale is not None:
+            weight = weight * of.weight_scale[rows[0] : rows[-1] + 1].double()[:, None]
+        pieces.append(hidden.double() @ weight.T)
+    z = torch.cat(pieces, dim=-1)
     if of.bias is not None:
         z = z + of.bias.double()
     return z * of.logit_scale

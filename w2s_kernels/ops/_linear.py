@@ -86,10 +86,11 @@ def mark_targets(value: Tensor, target: Tensor, *vocabs: int) -> Tensor:
 
 def tolerance(value: Tensor, hidden: Tensor, head: Head, *, temperature: float = 1.0) -> Tensor:
     """The largest allowed |error| at float64 values `[N]` or `[N, K]` of hidden states `[N, D]`."""
-    weight = head.weight[: head.vocab].double()
+    pieces = head.weight[: head.vocab].split(4096)
+    norms = torch.cat([piece.double().norm(dim=-1) for piece in pieces])  # [V]
     if head.weight_scale is not None:
-        weight = weight * head.weight_scale[: head.vocab, None].double()
-    size = hidden.double().norm(dim=-1) * weight.norm(dim=-1).max()
+        norms = norms * head.weight_scale[: head.vocab].double().abs()
+    size = hidden.double().norm(dim=-1) * norms.max()
     if head.bias is not None:
         bias = head.bias[: head.vocab].double()
         size = size + bias.masked_fill(bias.isinf(), 0.0).abs().max()
