@@ -54,7 +54,8 @@ def test_hard_rows_are_as_close_to_float64_as_promised(backends, dtype, temperat
 @pytest.mark.parametrize(
     "vocab",
     [1, 2, 7, 127, 128, 1000,
-     *(pytest.param(v, marks=pytest.mark.slow) for v in (32000, 49152, 50257, 128256, 151936, 262144))],
+     *(pytest.param(v, marks=pytest.mark.slow)
+       for v in (32000, 49152, 50257, 128256, 151936, 262144))],
 )  # fmt: skip
 def test_every_shape_is_as_close_to_float64_as_promised(backends, vocab):
     for n in (0, 1, 3, 33, 4096):

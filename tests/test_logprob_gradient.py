@@ -28,7 +28,8 @@ SLOW = pytest.mark.slow
     ("temperature", "softcap"),
     [(1e-3, 0.0), (0.7, 30.0), ("rows", 0.0),
      *(pytest.param(t, c, marks=SLOW) for t, c in (
-         (1e-3, 30.0), (0.7, 0.0), (1.0, 0.0), (1.0, 30.0), (10.0, 0.0), (10.0, 30.0), ("rows", 30.0)
+         (1e-3, 30.0), (0.7, 0.0), (1.0, 0.0), (1.0, 30.0), (10.0, 0.0), (10.0, 30.0),
+         ("rows", 30.0),
      ))],
 )  # fmt: skip
 def test_gradients_equal_float64_autograd(backends, temperature, softcap):
