@@ -152,6 +152,8 @@ def _finish(
     law: RowLaw, temperature: Tensor, target: Tensor, vocab: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     value = _linear.shifted_targets(law, temperature) - torch.log(law.s).unsqueeze(1)
+    # x and log s round apart: a certain target may come out at +1e-17, and no log-prob is above 0.
+    value = value.clamp(max=0.0)
     return _linear.mark_targets(value, target, vocab).float(), law.m, law.s, law.entropy
 
 
