@@ -12,7 +12,7 @@ import torch
 
 from w2s.errors import SearchError
 from w2s.flags import DeferredFlag
-from w2s.models import load
+from w2s.models import Model, lacks_tokenizer, load
 from w2s.plan import SearchPlan
 from w2s.pool import Pool, Selection
 from w2s.prompts import Prompt
@@ -192,7 +192,8 @@ def guide(
     """Loads the models and searches: `large` writes, `pair` = (tuned, untuned) judges.
 
     large, the pair's members: whatever `load` takes. settings: `load`'s keywords, for all models
-    that are not loaded yet. pair None ranks by the large model's own log-prob.
+    that are not loaded yet. pair None ranks by the large model's own log-prob. A pair's folder
+    without tokenizer files is read with the large model's tokenizer.
     """
     plan = SearchPlan() if plan is None else plan
     writer = _loaded(large, settings)
@@ -200,11 +201,15 @@ def guide(
         return search(prompts, LocalProposer(writer, plan), None, plan, on_chunk=on_chunk)
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise SearchError(f"pair must be (tuned, untuned), got {pair!r:.80}")
-    scorer = PairScorer(_loaded(pair[0], settings), _loaded(pair[1], settings), plan)
+    tuned, untuned = (_loaded(member, settings, writer) for member in pair)
+    scorer = PairScorer(tuned, untuned, plan)
     return search(prompts, LocalProposer(writer, plan), scorer, plan, on_chunk=on_chunk)
 
 
-def _loaded(source: Any, settings: dict[str, Any]) -> Any:
-    from w2s.models import Model
-
-    return source if isinstance(source, Model) else load(source, **settings)
+def _loaded(source: Any, settings: dict[str, Any], lender: Model | None = None) -> Model:
+    """`source` as a `Model`; a folder that brings no tokenizer borrows the lender's."""
+    if isinstance(source, Model):
+        return source
+    if lender is not None and lacks_tokenizer(source):
+        settings = {"tokenizer": lender.tokenizer, **settings}
+    return load(source, **settings)

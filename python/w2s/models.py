@@ -172,6 +172,7 @@ def load(
     system: str = "",
     chat_template: str | os.PathLike[str] | None = None,
     chat: bool = False,
+    tokenizer: Any = None,
     **kwargs: Any,
 ) -> Model:
     """Loads a causal LM for the decoder.
@@ -182,6 +183,7 @@ def load(
     dtype: a torch dtype or its name; "auto" is the checkpoint's own on a CUDA device and float32 on
       a CPU.
     template, system, chat_template, chat: how this model sees a prompt; see `PromptStyle`.
+    tokenizer: one to use in place of the source's own, for a folder that brings none.
     kwargs: handed on to transformers' `from_pretrained` (`revision`, `device_map`,
       `attn_implementation`, `quantization_config`, `trust_remote_code`, off by default).
 
@@ -193,15 +195,15 @@ def load(
         system=system,
         chat_template=None if chat_template is None else os.fspath(chat_template),
     )
+    own: Any = None
     if isinstance(source, Model):
-        module, tokenizer = source.module, source.tokenizer
+        module, own = source.module, source.tokenizer
     elif isinstance(source, tuple) and len(source) == 2:
-        module, tokenizer = source
+        module, own = source
     elif isinstance(source, str | os.PathLike):
-        module, tokenizer = _from_pretrained(os.fspath(source), device, dtype, kwargs)
-        return _make(module, tokenizer, style)
+        return _make(*_from_pretrained(os.fspath(source), device, dtype, tokenizer, kwargs), style)
     elif hasattr(source, "get_output_embeddings"):
-        module, tokenizer = source, None
+        module = source
     else:
         raise ModelError(
             f"a model is a path, a hub id, a .gguf file or (model, tokenizer); got {source!r:.80}"
@@ -215,7 +217,17 @@ def load(
         module = module.to(device)
     if dtype != "auto":
         module = module.to(_dtype(dtype))
-    return _make(module, tokenizer, style)
+    return _make(module, own if tokenizer is None else tokenizer, style)
+
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+
+
+def lacks_tokenizer(source: Any) -> bool:
+    """Whether `source` is a local folder without tokenizer files, as the embedded pair's are."""
+    if not isinstance(source, str | os.PathLike) or not Path(source).is_dir():
+        return False
+    return not any((Path(source) / name).exists() for name in _TOKENIZER_FILES)
 
 
 def as_model(source: Any) -> Model:
@@ -231,7 +243,11 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def _from_pretrained(
-    source: str, device: str | torch.device, dtype: str | torch.dtype, kwargs: dict[str, Any]
+    source: str,
+    device: str | torch.device,
+    dtype: str | torch.dtype,
+    tokenizer: Any,
+    kwargs: dict[str, Any],
 ) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -254,7 +270,8 @@ def _from_pretrained(
         where, files = str(path.parent), {"gguf_file": path.name}
     shared = {k: kwargs[k] for k in ("revision", "trust_remote_code", "token") if k in kwargs}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, **files, **shared)
+        if tokenizer is None:
+            tokenizer = AutoTokenizer.from_pretrained(where, **files, **shared)
         module = AutoModelForCausalLM.from_pretrained(where, dtype=wanted, **files, **kwargs)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise ModelError(f"{source} cannot be loaded: {error}") from error

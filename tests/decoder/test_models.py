@@ -197,6 +197,21 @@ def test_a_saved_model_loads_from_its_folder(tmp_path):
     assert found.text == model.decode([t for t in found.tokens if t != EOS])
 
 
+def test_a_pair_without_tokenizer_files_reads_with_the_large_models_tokenizer(tmp_path):
+    tokenizer = word_tokenizer()
+    large, tuned, untuned = (tiny_model(llama_config(), seed) for seed in range(3))
+    for name, module in (("tuned", tuned), ("untuned", untuned)):
+        module.save_pretrained(tmp_path / name)
+    plan = w2s.SearchPlan(max_new_tokens=6)
+    folders = (tmp_path / "tuned", tmp_path / "untuned")
+    found = w2s.guide(["w5 w6"], (large, tokenizer), folders, plan)[0].best
+    given = tuple(w2s.load((module, tokenizer)) for module in (tuned, untuned))
+    expected = w2s.guide(["w5 w6"], (large, tokenizer), given, plan)[0].best
+    assert (found.tokens, found.score) == (expected.tokens, expected.score)
+    lent = w2s.load(folders[0], tokenizer=tokenizer)
+    assert lent.tokenizer is tokenizer
+
+
 def test_padding_columns_get_no_probability():
     """A head wider than its tokenizer: the surplus is neither sampled nor normalised."""
     table = random_table(5, vocab=80)

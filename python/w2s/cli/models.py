@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from w2s.cli.errors import BadInput, one_sentence
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     from w2s.models import Model
     from w2s.plan import SearchPlan
     from w2s.results import ChunkTrace, SearchResult
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -79,6 +76,7 @@ def load_models(
         BadInput: a model cannot be loaded, or the three do not read the same tokens.
     """
     import w2s
+    from w2s.models import lacks_tokenizer
     from w2s.vocabulary import require_same_tokens
 
     quiet_transformers()
@@ -89,7 +87,7 @@ def load_models(
         )  # fmt: skip
         tuned, untuned = (
             w2s.load(
-                _with_tokenizer(name, first, device, dtype),
+                name, tokenizer=first.tokenizer if lacks_tokenizer(name) else None,
                 device=device, dtype=dtype, **(pair_style or {}),
             )
             for name in (_embedded_pair() if pair is None else pair)
@@ -112,17 +110,6 @@ def _embedded_pair() -> tuple[str, str]:
 
     tuned, untuned = embedded.pair()
     return str(tuned), str(untuned)
-
-
-def _with_tokenizer(name: str, large: Model, device: str, dtype: str) -> Any:
-    folder = Path(name)
-    if not folder.is_dir() or any((folder / file).exists() for file in _TOKENIZER_FILES):
-        return name
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    wanted = torch.float32 if dtype == "auto" else dtype
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=wanted), large.tokenizer
 
 
 def check_lengths(models: Models, rows: Sequence[Row], field: str, plan: SearchPlan) -> None:
