@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 from w2s import embedded
 from w2s.models import Model, load
 from w2s.train.dpo import DPOConfig, train_dpo
-from w2s.train.loop import StepReport, TrainResult
+from w2s.train.loop import StepReport, TrainConfig
 from w2s.train.pair_figures import figures
 from w2s.train.review_rows import write_preferences, write_texts
 from w2s.train.sft import SFTConfig, train_sft
@@ -30,14 +31,14 @@ from w2s.train.tiny_llama import write_tiny_llama
 
 SEED = 0
 SFT = SFTConfig(
-    lr=2e-3, length=256, batch=8, epochs=1.0, warmup=100, candidates=8000,
+    lr=2e-3, length=256, batch=8, epochs=1.0, warmup=100, candidates=6000,
     save_dtype="bfloat16", seed=SEED,
 )  # fmt: skip
 DPO = DPOConfig(
     lr=2e-4, beta=0.5, nll_weight=2.0, batch=16, steps=400, warmup=20, length=72, end=False,
-    candidates=8000, save_dtype="bfloat16", seed=SEED,
+    candidates=4000, save_dtype="bfloat16", seed=SEED,
 )  # fmt: skip
-EXCERPT_WORDS = (12, 48)
+EXCERPT_WORDS = (24, 56)
 HELD_OUT_TOKENS = (48, 128, 256)
 
 
@@ -54,24 +55,20 @@ def make_pair(work: Path, report: Callable[[str], None]) -> dict[str, Any]:
     count = DPO.batch * DPO.total_steps(0)
     write_preferences(split.pair, preferences, count=count, words=EXCERPT_WORDS, seed=SEED)
     files: dict[str, Any] = {"tokenizer": large, "save_tokenizer": False}
-    timed: dict[str, TrainResult] = {}
-    if not (work / "untuned").exists():
-        timed["sft"] = train_sft(
-            start, texts, work / "untuned", SFT, on_step=_log(report, "sft"), **files
-        )
-    if not (work / "tuned").exists():
-        timed["dpo"] = train_dpo(
-            work / "untuned", preferences, work / "tuned", DPO, on_step=_log(report, "dpo"), **files
-        )
+    untuned_at, tuned_at = work / "untuned", work / "tuned"
+    if not _finished(untuned_at, SFT):
+        train_sft(start, texts, untuned_at, SFT, on_step=_log(report, "sft"), **files)
+    if not _finished(tuned_at, DPO):
+        train_dpo(untuned_at, preferences, tuned_at, DPO, on_step=_log(report, "dpo"), **files)
     report("figures on held-out reviews")
-    tuned, untuned = (_load(work / name, large) for name in ("tuned", "untuned"))
+    tuned, untuned = load_member(tuned_at, large), load_member(untuned_at, large)
     metrics = {
         "seed": SEED,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "training": {
-            name: {"steps": r.steps, "tokens": r.tokens, "seconds": round(r.seconds)}
-            for name, r in timed.items()
+            name: {key: record[key] for key in ("steps", "tokens", "seconds")}
+            for name, record in (("untuned", _record(untuned_at)), ("tuned", _record(tuned_at)))
         },
         "reviews": {"pair": len(split.pair), "judge": len(split.judge), "test": len(split.test)},
         "held_out": [figures(tuned, untuned, split.test, tokens=n) for n in HELD_OUT_TOKENS],
@@ -80,8 +77,28 @@ def make_pair(work: Path, report: Callable[[str], None]) -> dict[str, Any]:
     return metrics
 
 
+def _record(folder: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((folder / "train.json").read_text(encoding="utf-8"))
+    return record
+
+
+def _finished(folder: Path, config: TrainConfig) -> bool:
+    """Whether `folder` holds a model trained with exactly `config`.
+
+    Raises:
+        FileExistsError: it holds one trained with other settings.
+    """
+    if not folder.exists():
+        return False
+    if _record(folder)["config"] != json.loads(json.dumps(asdict(config))):
+        raise FileExistsError(
+            f"{folder} was made with other settings; remove it, or choose another --work folder"
+        )
+    return True
+
+
 def install(work: Path, place: Path) -> None:
-    """Replaces the pair in `place` (and its metrics.json) by the one in `work`."""
+    """Replaces the pair, its metrics.json and its card's figures in `place` by those in `work`."""
     for name in ("tuned", "untuned"):
         fresh, old = place / f".{name}-new", place / name
         shutil.rmtree(fresh, ignore_errors=True)
@@ -91,9 +108,37 @@ def install(work: Path, place: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         fresh.rename(old)
     shutil.copyfile(work / "metrics.json", place / "metrics.json")
+    card = place / "MODEL_CARD.md"
+    metrics = json.loads((place / "metrics.json").read_text(encoding="utf-8"))
+    card.write_text(with_figures(card.read_text(encoding="utf-8"), metrics), encoding="utf-8")
 
 
-def _load(folder: Path, large: Path) -> Model:
+def with_figures(card: str, metrics: dict[str, Any]) -> str:
+    """The card with the table between its two markers made from `metrics`."""
+    begin, end = (f"<!-- figures:{word} -->" for word in ("begin", "end"))
+    rows = [
+        f"| {row['tokens']} | {row['reviews']} | {row['auc']:.3f} ± {row['auc_half_width_95']:.3f} "
+        f"| {row['nll_untuned']:.3f} | {row['nll_tuned']:.3f} |"
+        for row in metrics["held_out"]
+    ]
+    times = " and ".join(
+        f"{name} {record['tokens']:,} tokens in {record['seconds']:.0f} s"
+        for name, record in metrics["training"].items()
+    )
+    table = [
+        "| first tokens | reviews | AUC | NLL a token, untuned | NLL a token, tuned |",
+        "| --- | --- | --- | --- | --- |",
+        *rows,
+        "",
+        f"Training, seed {metrics['seed']}, {metrics['threads']} CPU threads, torch "
+        f"{metrics['torch']}: {times}.",
+    ]
+    before, after = card.split(begin)[0], card.split(end)[1]
+    return "\n".join([before + begin, *table, end + after])
+
+
+def load_member(folder: Path, large: Path) -> Model:
+    """A model of the pair, in float32, with the tokenizer of `large`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     module = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
@@ -127,12 +172,12 @@ def main(arguments: list[str] | None = None) -> int:
         help="folder for rows, checkpoints and figures; parts finished there are not made again",
     )
     parser.add_argument(
-        "--install", action="store_true", help="put the result in the w2s package as its pair"
+        "--install", type=Path, metavar="DIR", help="put the result there (python/w2s/embedded)"
     )
     given = parser.parse_args(arguments)
     metrics = make_pair(given.work, lambda line: print(line, file=sys.stderr, flush=True))
     if given.install:
-        install(given.work, Path(embedded.__file__).parent)
+        install(given.work, given.install)
     print(json.dumps(metrics, indent=2))
     return 0
 
