@@ -174,7 +174,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--install", type=Path, metavar="DIR", help="put the result there (python/w2s/embedded)"
     )
+    parser.add_argument("--threads", type=int, help="CPU threads; a different number rounds apart")
     given = parser.parse_args(arguments)
+    if given.threads is not None:
+        if given.threads < 1:
+            parser.error(f"--threads {given.threads}: must be at least 1")
+        torch.set_num_threads(given.threads)
     metrics = make_pair(given.work, lambda line: print(line, file=sys.stderr, flush=True))
     if given.install:
         install(given.work, given.install)
