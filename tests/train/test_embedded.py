@@ -171,6 +171,7 @@ def test_the_pair_ranks_positive_reviews_above_negative_ones() -> None:
     large = embedded.large()
     tuned, untuned = (load_member(folder, large) for folder in embedded.pair())
     assert isinstance(tuned, w2s.Model)
-    found = figures(tuned, untuned, embedded.reviews().test[:600], tokens=128)
-    assert found["auc"] > 0.74  # 0.79 on all of them; ± 0.04 on 600
+    # Every 12th: the part is in the file's order, which is by label and source.
+    found = figures(tuned, untuned, embedded.reviews().test[::12], tokens=64)
+    assert found["auc"] > 0.68  # about 0.77 on all of them; the standard error of 283 is 0.03
     assert found["nll_untuned"] < 5.5

@@ -39,7 +39,7 @@ DPO = DPOConfig(
     candidates=4000, save_dtype="bfloat16", seed=SEED,
 )  # fmt: skip
 EXCERPT_WORDS = (24, 56)
-HELD_OUT_TOKENS = (48, 128, 256)
+HELD_OUT_TOKENS = (48, 128)
 
 
 def make_pair(work: Path, report: Callable[[str], None]) -> dict[str, Any]:
