@@ -35,7 +35,7 @@ SFT = SFTConfig(
     save_dtype="bfloat16", seed=SEED,
 )  # fmt: skip
 DPO = DPOConfig(
-    lr=2e-4, beta=0.5, nll_weight=2.0, batch=16, steps=400, warmup=20, length=72, end=False,
+    lr=2e-4, beta=0.5, nll_weight=2.0, batch=16, steps=300, warmup=20, length=72, end=False,
     candidates=4000, save_dtype="bfloat16", seed=SEED,
 )  # fmt: skip
 EXCERPT_WORDS = (24, 56)
