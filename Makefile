@@ -57,9 +57,7 @@ bench: $(INSTALLED)  ## The benchmarks of every op (pytest-benchmark; ONLY=bench
 	  --benchmark-columns=min,median,iqr,rounds --benchmark-sort=name $(or $(ONLY),bench)
 
 pair: $(INSTALLED)  ## Train the demo pair again, from data to model card (about 15 minutes)
-	$(RUN)/python -m w2s.train.make_pair --work build/pair
-	$(RUN)/python -c 'from pathlib import Path; from w2s.train.make_pair import install; \
-	  install(Path("build/pair"), Path("python/w2s/embedded"))'
+	$(RUN)/python -m w2s.train.make_pair --work build/pair --install python/w2s/embedded
 
 gpu:  ## Build here and run tests/gpu with the system's Python; installs nothing
 	@$(PYTHON) tests/gpu/device.py
