@@ -56,7 +56,7 @@ def test_the_first_loss_is_the_models_own_cross_entropy(
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float64)
     ids = torch.tensor([[6, 5, 7, 2, 8, 10, 0]])  # the text and <end>
     logprob = model(ids[:, :-1]).logits.log_softmax(-1).gather(2, ids[:, 1:, None])[0, :, 0]
-    assert result.loss[0] == pytest.approx(float(-logprob[1:].mean()), rel=1e-6)
+    assert result.loss[0] == pytest.approx(-logprob[1:].mean().item(), rel=1e-6)
 
 
 def test_the_written_folder_loads_and_tells_its_settings(
