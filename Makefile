@@ -12,6 +12,8 @@ SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find csrc w2s_kernels 
 CXX_SOURCES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu')
 # Tests and tools meet the installed package, never the source folder they are started from.
 RUN := PYTHONSAFEPATH=1 $(BIN)
+# One test process a core, each on one thread (tests of thread counts set their own).
+PYTEST := OMP_NUM_THREADS=1 $(RUN)/pytest -n auto
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,13 +35,13 @@ demo: $(INSTALLED)  ## Steer SmolLM2 with the embedded pair: base and guided tex
 	@$(RUN)/w2s demo
 
 test: $(INSTALLED)  ## The test suite (up to 20 minutes on two cores)
-	$(RUN)/pytest -m "not full"
+	$(PYTEST) -m "not full"
 
 test-fast: $(INSTALLED)  ## The tests that matter while editing (up to 3 minutes)
-	$(RUN)/pytest -m "not full and not slow"
+	$(PYTEST) -m "not full and not slow"
 
 test-full: $(INSTALLED)  ## Everything, the long grids too
-	$(RUN)/pytest
+	$(PYTEST)
 
 lint: $(DEPS)  ## ruff, mypy --strict, clang-format
 	$(BIN)/ruff check .
