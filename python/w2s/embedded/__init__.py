@@ -1,7 +1,7 @@
 """What the demonstration needs and no hub: one large model, one tiny pair, labelled reviews.
 
-`large()` and `reviews()` read packages beside the `[demo]` extra and in it; `pair()` finds two folders beside
-this file. Nothing here downloads anything.
+`large()` and `reviews()` read files of installed packages (`demo_package.py` says which); `pair()`
+finds two folders beside this file. Nothing here downloads anything.
 """
 
 from w2s.embedded.review_data import Review, ReviewSplit, openings, reviews
