@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from support.rotation import medians, read, rotated
+from support.timing import medians, read, rotated
 from w2s_kernels import guided_sample
 from w2s_kernels.ops.guided_logits import example_inputs
 

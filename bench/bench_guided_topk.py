@@ -6,7 +6,7 @@ pytest bench/bench_guided_topk.py
 import pytest
 from torch import Tensor
 
-from support.rotation import medians, read, rotated
+from support.timing import medians, read, rotated
 from w2s_kernels import guided_topk
 from w2s_kernels.ops.guided_logits import example_inputs
 

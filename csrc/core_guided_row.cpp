@@ -1,3 +1,4 @@
+// Reads one row of the guided law: maximum, weights, the filters, and the draw.
 #include <algorithm>
 #include <cfloat>
 #include <cmath>

@@ -1,18 +1,49 @@
-"""Ratios of times for the benches: measured in one run, interleaved, medians."""
+"""Times calls by turns on inputs that rotate through more than the caches hold: medians.
 
-import statistics
+On a shared machine an absolute time means little; a ratio of medians that were taken by turns does.
+"""
+
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+from torch import Tensor
+
+CACHE_BYTES = 256e6  # inputs that rotate through this much do not flatter by lying in a cache
+
+
+def rotated(make: Callable[[int], tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
+    """make(0), make(1), … until they fill CACHE_BYTES."""
+    first = make(0)
+    size = sum(x.numel() * x.element_size() for x in first)
+    return [first, *(make(i) for i in range(1, max(2, int(CACHE_BYTES / size))))]
+
+
+def medians(
+    calls: dict[str, Callable[..., Any]], inputs: Sequence[tuple[Tensor, ...]], rounds: int = 30
+) -> dict[str, float]:
+    """Median seconds of each call on the rotating inputs, the calls taking turns."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    turn = 0
+    for round_ in range(rounds + 2):
+        for name, call in calls.items():
+            arguments = inputs[turn % len(inputs)]
+            turn += 1
+            start = time.perf_counter()
+            call(*arguments)
+            if round_ >= 2:  # the first rounds warm up
+                times[name].append(time.perf_counter() - start)
+    return {name: median(values) for name, values in times.items()}
+
+
+def read(*tensors: Tensor) -> None:
+    """Reads every element once, at the speed of torch's own sum."""
+    for tensor in tensors:
+        tensor.sum()
 
 
 def interleaved(*calls: Callable[[], object], rounds: int = 7) -> list[float]:
-    """Median seconds of each call; every round makes each call once, after one warm-up of all."""
-    for call in calls:
-        call()
-    times: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds):
-        for call, spent in zip(calls, times, strict=True):
-            start = time.perf_counter()
-            call()
-            spent.append(time.perf_counter() - start)
-    return [statistics.median(spent) for spent in times]
+    """Median seconds of each call on inputs of its own, the calls taking turns."""
+    found = medians({str(i): call for i, call in enumerate(calls)}, [()], rounds)
+    return list(found.values())
