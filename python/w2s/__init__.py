@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from w2s.models import Model, load
     from w2s.plan import SearchPlan
     from w2s.proposers import Chunk, Proposer
+    from w2s.proposers.guided import GuidedProposer
     from w2s.proposers.local import LocalProposer
     from w2s.proposers.replay import ReplayProposer
     from w2s.results import Candidate, ChunkTrace, SearchResult
     from w2s.scorers import Scorer
+    from w2s.scorers.ensemble import EnsembleScorer
     from w2s.scorers.pair import PairScorer
 
 _HOME = {
@@ -49,12 +51,14 @@ _HOME = {
     "SearchPlan": "plan",
     "Chunk": "proposers",
     "Proposer": "proposers",
+    "GuidedProposer": "proposers.guided",
     "LocalProposer": "proposers.local",
     "ReplayProposer": "proposers.replay",
     "Candidate": "results",
     "ChunkTrace": "results",
     "SearchResult": "results",
     "Scorer": "scorers",
+    "EnsembleScorer": "scorers.ensemble",
     "PairScorer": "scorers.pair",
 }
 
@@ -62,6 +66,8 @@ __all__ = [
     "Candidate",
     "Chunk",
     "ChunkTrace",
+    "EnsembleScorer",
+    "GuidedProposer",
     "HeadError",
     "LocalProposer",
     "Model",

@@ -102,6 +102,9 @@ class KVCache(Cache):  # type: ignore[misc]
         self._uniform = len(set(lengths)) == 1
         self._every_row = torch.arange(self.rows, device=device)
         self._slot = torch.arange(limit, device=device)  # [limit]
+        if additive is not None:
+            self._zero = torch.zeros((), dtype=additive, device=device)
+            self._lowest = torch.full_like(self._zero, torch.finfo(additive).min)
         # While a prompt is prefilled, the first row of its pool stands for all of them.
         self._filling = slice(None)
         self._position = torch.empty(0, dtype=torch.long, device=device)
@@ -174,10 +177,7 @@ class KVCache(Cache):  # type: ignore[misc]
     def _finish(self, seen: Tensor) -> Tensor:
         if self._additive is None:
             return seen
-        lowest = torch.finfo(self._additive).min
-        return torch.zeros(seen.shape, dtype=self._additive, device=seen.device).masked_fill_(
-            ~seen, lowest
-        )
+        return torch.where(seen, self._zero, self._lowest)
 
     def begin_prefill(self) -> None:
         """From here to `end_prefill`, forwards have one row a prompt."""

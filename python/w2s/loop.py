@@ -77,7 +77,7 @@ def _run(
         if chunk.tokens.shape[1] == 0:
             break
         chunk = pool.admit(chunk)
-        pool.score = scorer.score(chunk)
+        pool.score.copy_(scorer.score(chunk))
         selection = pool.select()
         if on_chunk is not None:
             on_chunk(_trace(pool, chunk, selection, rounds, began))
@@ -163,22 +163,36 @@ def _decoder(proposer: Any, scorer: Any) -> Callable[[Sequence[int]], str]:
 
 
 def _check_fit(proposer: Any, scorer: Any, plan: SearchPlan) -> None:
-    for owner in (proposer, scorer):
+    writer = getattr(proposer, "model", None)
+    judges = _members(scorer)
+    for owner in (proposer, *judges):
         room = getattr(getattr(owner, "plan", plan), "max_new_tokens", plan.max_new_tokens)
         if room < plan.max_new_tokens:
             raise SearchError(
                 f"the {type(owner).__name__} was made for {room} new tokens and the search asks "
                 f"for {plan.max_new_tokens}; give all of them the same plan"
             )
-    where = getattr(scorer, "device", proposer.device)
-    if where != proposer.device:
+    if getattr(getattr(proposer, "plan", plan), "beams", plan.beams) != plan.beams:
         raise SearchError(
-            f"the proposer is on {proposer.device} and the scorer on {where}; "
-            "load all models on one device"
+            f"the {type(proposer).__name__} was made with beams={not plan.beams} and the search "
+            f"asks for beams={plan.beams}; give all of them the same plan"
         )
-    writer, judge = getattr(proposer, "model", None), getattr(scorer, "tuned", None)
-    if writer is not None and judge is not None:
-        require_same_tokens(writer, judge)
+    for judge in judges:
+        where = getattr(judge, "device", proposer.device)
+        if where != proposer.device:
+            raise SearchError(
+                f"the proposer is on {proposer.device} and the scorer on {where}; "
+                "load all models on one device"
+            )
+        tuned = getattr(judge, "tuned", None)
+        if writer is not None and tuned is not None and not getattr(judge, "reads_text", False):
+            require_same_tokens(writer, tuned)
+
+
+def _members(scorer: Any) -> list[Any]:
+    """The scorers that an ensemble is made of, or the one given."""
+    inner = getattr(scorer, "scorers", None)
+    return [scorer] if inner is None else [m for one in inner for m in _members(one)]
 
 
 def guide(

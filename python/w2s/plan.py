@@ -31,6 +31,8 @@ class SearchPlan:
     stop: strings that end a response; the text ends before them.
     seed: with a prompt's index it fixes every draw for that prompt.
     clones: True lets copies of one finished hypothesis fill several places (as the paper does).
+    beams: nothing is drawn: the k-th continuation of a hypothesis takes its k-th likeliest token.
+      Needs chunk 1 and no filters; with samples >= width it is beam search.
 
     Raises `PlanError` naming the field, its value and what is allowed.
     """
@@ -46,6 +48,7 @@ class SearchPlan:
     stop: tuple[str, ...] = ()
     seed: int = 0
     clones: bool = False
+    beams: bool = False
 
     def __post_init__(self) -> None:
         for field in ("width", "samples", "max_new_tokens"):
@@ -64,7 +67,11 @@ class SearchPlan:
             lambda v: _is_int(v) and -_SEED_LIMIT <= v < _SEED_LIMIT,
             "a whole number that fits 64 bits",
         )
-        self._require("clones", lambda v: isinstance(v, bool), "True or False")
+        for field in ("clones", "beams"):
+            self._require(field, lambda v: isinstance(v, bool), "True or False")
+        if self.beams:
+            for field, off in (("chunk", 1), ("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)):
+                self._require(field, lambda v, off=off: v == off, f"{off} with beams=True")
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         elif isinstance(self.stop, list):
@@ -111,3 +118,13 @@ class SearchPlan:
     def greedy(cls, **settings: Any) -> "SearchPlan":
         """The arg max of each step."""
         return cls(width=1, samples=1, chunk=None, temperature=0.0, **settings)
+
+    @classmethod
+    def beam(cls, width: int = 4, **settings: Any) -> "SearchPlan":
+        """Beam search: the `width` likeliest responses found by extending all of them in step.
+
+        Finished hypotheses keep their place and their log-prob; there is no length penalty. Search
+        with `scorer=None`, so that the proposer's own log-prob ranks.
+        """
+        fixed = {"samples": width, "chunk": 1, "top_k": 0, "beams": True}
+        return cls(width=width, **{**fixed, "temperature": 1.0, **settings})

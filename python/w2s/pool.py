@@ -19,7 +19,11 @@ class Selection(NamedTuple):
 
 
 class Pool:
-    """C = width · samples candidates of each of P prompts; row p·C + c is p's candidate c."""
+    """C = width · samples candidates of each of P prompts; row p·C + c is p's candidate c.
+
+    Every tensor is allocated here and written in place, so a round that is captured as a graph
+    finds it where it was.
+    """
 
     def __init__(self, prompts: int, plan: SearchPlan, device: torch.device) -> None:
         self.plan, self.prompts, self.size = plan, prompts, plan.pool
@@ -35,13 +39,13 @@ class Pool:
         self.share = torch.zeros(prompts, self.size, self.size, dtype=torch.long, device=device)
         self._stay = torch.arange(self.size, device=device).expand(prompts, -1)  # [P, C]
         self._first = torch.arange(prompts, device=device)[:, None] * self.size  # [P, 1]
-        self._candidate = self._stay.flatten()  # [R]
-        self._born = 0
+        # [R] the number that a row ending in this round gets: no two ends have one number.
+        self._number = torch.arange(self.size, device=device).repeat(prompts)
         self.written = 0
 
     def admit(self, chunk: Chunk) -> Chunk:
         """Takes a chunk in; returns it without what it gave to the rows of frozen prompts."""
-        frozen = self.frozen.repeat_interleave(self.size)  # [R]
+        frozen = self.frozen[:, None].expand(-1, self.size).flatten()  # [R]
         chunk = replace(
             chunk,
             lengths=chunk.lengths.masked_fill(frozen, 0),
@@ -50,11 +54,11 @@ class Pool:
         columns = chunk.tokens.shape[1]
         self.tokens[:, self.written : self.written + columns] = chunk.tokens
         self.written += columns
-        self.length = self.length + chunk.lengths
+        self.length += chunk.lengths
         ended_now = chunk.finished & ~self.finished
-        self.clone_of = torch.where(ended_now, self._candidate + self._born, self.clone_of)
-        self._born += self.size
-        self.finished = chunk.finished
+        self.clone_of.copy_(torch.where(ended_now, self._number, self.clone_of))
+        self._number += self.size
+        self.finished.copy_(chunk.finished)
         return chunk
 
     def select(self) -> Selection:
@@ -62,7 +66,7 @@ class Pool:
         parent, valid = self._ranked(self.plan.width, self.plan.samples)
         kept = parent[:, :: self.plan.samples]  # [P, W]
         ended = self.finished.view(self.prompts, -1).gather(1, kept) | ~valid
-        self.frozen = self.frozen | ended.all(1)
+        self.frozen |= ended.all(1)
         return Selection(torch.where(self.frozen[:, None], self._stay, parent), valid)
 
     def rank(self) -> Selection:
@@ -84,7 +88,6 @@ class Pool:
         length = self.length.view(self.prompts, self.size).gather(1, parent)  # [P, C]
         inherited = self.share.gather(1, parent[:, :, None].expand(-1, -1, self.size))
         inherited = inherited.gather(2, parent[:, None, :].expand(-1, self.size, -1))
-        self.share = torch.where(same, length[:, :, None], inherited)
-        self.tokens, self.length = self.tokens[row], self.length[row]
-        self.finished, self.clone_of = self.finished[row], self.clone_of[row]
-        self.score = self.score[row]
+        self.share.copy_(torch.where(same, length[:, :, None], inherited))
+        for state in (self.tokens, self.length, self.finished, self.clone_of, self.score):
+            state.copy_(state[row])

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from w2s.errors import ModelError
-from w2s.kv import KVCache, RowMap
+from w2s.kv import RowMap
 from w2s.models import Model, as_model
 from w2s.plan import SearchPlan
 from w2s.prompts import Prompt
 from w2s.proposers import Chunk
+from w2s.reader import Reader
 from w2s.vocabulary import require_same_tokens
 from w2s_kernels import linear_logprob_diff, segment_score_
 
@@ -31,7 +32,6 @@ class PairScorer:
     `ModelError` when they are on different devices.
     """
 
-    _caches: tuple[KVCache, KVCache]
     _rows: RowMap
 
     def __init__(self, tuned: Any, untuned: Any, plan: SearchPlan) -> None:
@@ -45,6 +45,7 @@ class PairScorer:
                 "load both on one device"
             )
         self._heads = (self.tuned.head, self.untuned.head)
+        self._readers = (Reader(self.tuned), Reader(self.untuned))
 
     @property
     def models(self) -> tuple[Model, Model]:
@@ -55,25 +56,16 @@ class PairScorer:
         limit, rows = self.plan.max_new_tokens, len(prompts) * rows_per_prompt
         device = self.device
         self._shape = (len(prompts), rows_per_prompt)
-        self._written = 0
         self._rows = RowMap(len(prompts), rows_per_prompt, device)
+        self._first = torch.arange(len(prompts), device=device)[:, None] * rows_per_prompt  # [P, 1]
+        self._column = torch.arange(limit, device=device)
         self._score = torch.zeros(rows, dtype=torch.float64, device=device)
         self._length = torch.zeros(rows, dtype=torch.long, device=device)
-        pending, caches, self._base, self._longest = [], [], [], []
-        for model in self.models:
-            encoded = model.encode(prompts, limit)
-            body = [ids[:-1] for ids in encoded]
-            lengths = [len(ids) for ids in body]
-            cache = model.new_cache(lengths, rows_per_prompt, max(lengths) + limit)
-            model.prefill(body, cache)
-            caches.append(cache)
-            last = torch.tensor([ids[-1] for ids in encoded], device=device)
-            pending.append(last.repeat_interleave(rows_per_prompt))
-            self._longest.append(max(lengths))
-            self._base.append(
-                torch.tensor(lengths, device=device).repeat_interleave(rows_per_prompt)
-            )
-        self._caches = (caches[0], caches[1])
+        pending = []
+        for reader in self._readers:
+            encoded = reader.model.encode(prompts, limit)
+            reader.start(encoded, rows_per_prompt, limit, whole=False)
+            pending.append(reader.last.repeat_interleave(rows_per_prompt))
         # [R] the token that each model reads next: the prompts' last ones may differ.
         self._pending = (pending[0], pending[1])
 
@@ -81,39 +73,32 @@ class PairScorer:
         """Cumulative scores [R] float64; see `Scorer.score`."""
         rows, columns = chunk.tokens.shape
         piece = max(1, _TOKENS_PER_FORWARD // rows)
-        column = torch.arange(columns, device=self.device)
-        target = torch.where(column < chunk.lengths[:, None], chunk.tokens, _IGNORE)  # [R, L]
+        behind = self._column[:columns] >= chunk.lengths[:, None]  # [R, L]
+        target = chunk.tokens.masked_fill(behind, _IGNORE)
         for begin in range(0, columns, piece):
             self._score_piece(target[:, begin : begin + piece])
-        self._length = self._length + chunk.lengths
+        self._length += chunk.lengths
         return self._score.clone()
 
     def _score_piece(self, target: Tensor) -> None:
         rows, columns = target.shape
         order = self._rows.logical  # the models read in the caches' row order
         tokens = target.clamp(min=0)  # what is ignored still needs an id to read
-        step = torch.arange(columns, device=self.device) + self._written
         hidden = []
-        for model, cache, base, longest, pending in zip(
-            self.models, self._caches, self._base, self._longest, self._pending, strict=True
-        ):
-            ids = torch.cat((pending[:, None], tokens[:, :-1]), dim=1)[order]  # [R, L]
-            slots = longest + self._written + columns
-            states = model.hidden(ids, base[:, None] + step, slots, cache)  # [R, L, D]
-            hidden.append(states.flatten(0, 1))
+        for reader, pending in zip(self._readers, self._pending, strict=True):
+            ids = torch.cat((pending[:, None], tokens[:, :-1]), dim=1)  # [R, L]
+            hidden.append(reader.read(ids[order]).flatten(0, 1))  # [R·L, D]
+            pending.copy_(tokens[:, -1])
         diff = linear_logprob_diff(
             hidden[0], self._heads[0], hidden[1], self._heads[1], target[order].flatten()
         )  # [R·L]
         segment_score_(self._score, diff.view(rows, columns)[self._rows.physical])
-        self._pending = (tokens[:, -1], tokens[:, -1])
-        self._written += columns
 
     def reorder(self, parent: Tensor, share: Tensor) -> None:
         """See `Scorer.reorder`. One row map serves both caches: they hold the same rows."""
-        source, start, stop = self._rows.reorder(parent, share, self._length.view(self._shape))
-        for cache, base in zip(self._caches, self._base, strict=True):
-            cache.move(source, base + start, base + stop)
-        first = torch.arange(0, len(source), self._shape[1], device=self.device)
-        row = (parent + first[:, None]).flatten()
-        self._pending = (self._pending[0][row], self._pending[1][row])
-        self._score, self._length = self._score[row], self._length[row]
+        moves = self._rows.reorder(parent, share, self._length.view(self._shape))
+        for reader in self._readers:
+            reader.move(*moves)
+        row = (parent + self._first).flatten()
+        for state in (*self._pending, self._score, self._length):
+            state.copy_(state[row])
