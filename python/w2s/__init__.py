@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from w2s.scorers import Scorer
     from w2s.scorers.ensemble import EnsembleScorer
     from w2s.scorers.pair import PairScorer
+    from w2s.scoring import ResponseScore, score
 
 _HOME = {
     "HeadError": "errors",
@@ -57,6 +58,8 @@ _HOME = {
     "Candidate": "results",
     "ChunkTrace": "results",
     "SearchResult": "results",
+    "ResponseScore": "scoring",
+    "score": "scoring",
     "Scorer": "scorers",
     "EnsembleScorer": "scorers.ensemble",
     "PairScorer": "scorers.pair",
@@ -77,6 +80,7 @@ __all__ = [
     "PromptError",
     "Proposer",
     "ReplayProposer",
+    "ResponseScore",
     "Scorer",
     "SearchError",
     "SearchPlan",
@@ -85,6 +89,7 @@ __all__ = [
     "W2SError",
     "guide",
     "load",
+    "score",
     "search",
 ]
 

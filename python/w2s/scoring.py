@@ -1,0 +1,306 @@
+"""`score`: what a pair thinks of given responses, token by token (arXiv 2405.19262, equation 5)."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from w2s.errors import ModelError, PromptError, SearchError
+from w2s.kv import KVCache
+from w2s.models import Model, lacks_tokenizer, load
+from w2s.prompts import Prompt
+from w2s.vocabulary import require_same_tokens
+from w2s_kernels import linear_logprob_diff, segment_score
+
+# Text, or token ids as `Candidate.tokens` has them.
+Response = str | Sequence[int]
+
+# Tokens that one forward takes: bounds its memory, and is long enough to be efficient.
+_TOKENS_PER_FORWARD = 4096
+
+
+@dataclass(frozen=True)
+class ResponseScore:
+    """A response's score in nats.
+
+    total: Σ_t [log p_tuned(y_t) − log p_untuned(y_t)], added left to right in float64; 0 for an
+    empty response. per_token: the differences, one a token. tokens: what was scored, with the end
+    token when there is one.
+    """
+
+    total: float
+    per_token: list[float]
+    tokens: list[int]
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens were scored; total / n_tokens is the mean."""
+        return len(self.tokens)
+
+
+class _Pool(NamedTuple):
+    """One prompt, as each model sees it, with the responses to it: places in the input, tokens."""
+
+    prompts: tuple[list[int], list[int]]
+    places: list[int]
+    responses: list[list[int]]
+
+    @property
+    def longest(self) -> int:
+        return max(map(len, self.responses))
+
+    @property
+    def length(self) -> int:
+        """Slots of a row, in the model whose prompt is the longer one."""
+        return max(map(len, self.prompts)) + self.longest
+
+
+def score(
+    prompts: Sequence[Prompt],
+    responses: Sequence[Response],
+    pair: tuple[Any, Any],
+    *,
+    eos: bool = False,
+    batch_tokens: int = 16384,
+    **settings: Any,
+) -> list[ResponseScore]:
+    """Scores each response to the prompt in the same place; the results are in the input's order.
+
+    prompts: as for `search`; each model sees them its own way.
+    responses: text, or token ids. Text is tokenized alone, without special tokens, and put behind
+      each model's own prompt: that is how a search makes its responses, whereas tokenizing prompt
+      and response together may merge tokens across the seam. The token ids of a search's
+      `Candidate` get the search's own score (to the rounding of the forwards).
+    pair: (tuned, untuned): `Model`s, or whatever `load` takes. A folder without tokenizer files is
+      read with its partner's tokenizer.
+    eos: also score the end token behind every response that does not have one.
+    batch_tokens: rows · tokens of a batch, which bounds the memory of the caches. A prompt with
+      several responses is read once a batch.
+    settings: `load`'s keywords, for both models unless they are loaded already.
+
+    Raises `PromptError` for a row that cannot be read or is too long, naming it; `SearchError` for
+    lists that do not fit together and for a score that is NaN; `ModelError` for two devices;
+    `VocabularyError` when the two read different tokens.
+    """
+    for name, value in (("prompts", prompts), ("responses", responses)):
+        if isinstance(value, str):
+            raise SearchError(f"{name} is one string; score takes a list of {name}")
+    if len(prompts) != len(responses):
+        raise SearchError(
+            f"there are {len(prompts)} prompts and {len(responses)} responses; give one response a "
+            "prompt (a prompt may be repeated)"
+        )
+    if batch_tokens < 1:
+        raise SearchError(f"batch_tokens is {batch_tokens}; it must be a whole number >= 1")
+    models = load_pair(pair, **settings)
+    tuned, untuned = models
+    require_same_tokens(tuned, untuned)
+    if tuned.device != untuned.device:
+        raise ModelError(
+            f"the tuned model is on {tuned.device}, the untuned on {untuned.device}; "
+            "load both on one device"
+        )
+    tokens = [_tokens(response, row, models, eos) for row, response in enumerate(responses)]
+    found = [ResponseScore(0.0, [], []) for _ in tokens]
+    with torch.inference_mode():
+        for batch in _batches(_pools(prompts, tokens, models), batch_tokens):
+            places = [place for pool in batch for place in pool.places]
+            for place, diff, total in zip(places, *_differences(batch, models), strict=True):
+                found[place] = _result(diff, total, tokens[place], place)
+    return found
+
+
+def load_pair(pair: Any, *, tokenizer: Any = None, **settings: Any) -> tuple[Model, Model]:
+    """(tuned, untuned) as `Model`s; a folder without tokenizer files borrows its partner's.
+
+    Raises `SearchError` for what is no pair, `ModelError` for what cannot be loaded.
+    """
+    if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+        raise SearchError(f"pair must be (tuned, untuned), got {pair!r:.80}")
+    without = [lacks_tokenizer(member) for member in pair]
+    if all(without) and tokenizer is None:
+        raise ModelError(
+            f"neither {pair[0]} nor {pair[1]} has tokenizer files; pass tokenizer= (one that "
+            "transformers loaded)"
+        )
+    models: dict[int, Model] = {}
+    lent = tokenizer
+    for side in sorted((0, 1), key=without.__getitem__):  # the one who can lend comes first
+        member = pair[side]
+        if not isinstance(member, Model):
+            own = lent if without[side] else tokenizer
+            member = load(member, tokenizer=own, **settings)
+        lent = member.tokenizer if lent is None else lent
+        models[side] = member
+    return models[0], models[1]
+
+
+def _tokens(response: Response, row: int, models: tuple[Model, Model], eos: bool) -> list[int]:
+    """A response as token ids that both models know; with an end token when asked for one."""
+    model = models[0]
+    if isinstance(response, str):
+        if model.tokenizer is None:
+            raise PromptError(
+                f"response {row} is text, but the tuned model was given without a tokenizer; "
+                "load it as (model, tokenizer) or pass token ids"
+            )
+        ids = list(model.tokenizer(response, add_special_tokens=False)["input_ids"])
+    elif isinstance(response, Sequence) and all(
+        isinstance(token, int) and not isinstance(token, bool) for token in response
+    ):
+        ids = [int(token) for token in response]
+    else:
+        raise PromptError(
+            f"response {row} is {type(response).__name__} ({response!r:.60}); a response is a "
+            "string or a list of token ids"
+        )
+    vocab = min(member.vocab for member in models)
+    for token in ids:
+        if not 0 <= token < vocab:
+            raise PromptError(
+                f"response {row} has the token id {token}, outside [0, {vocab}) of {model.name}"
+            )
+    if eos and not (ids and ids[-1] in model.eos_token_ids):
+        ids.append(_end_token(model))
+    return ids
+
+
+def _end_token(model: Model) -> int:
+    own = getattr(model.tokenizer, "eos_token_id", None)
+    if own is not None:
+        return int(own)
+    if not model.eos_token_ids:
+        raise ModelError(f"{model.name} has no end token; leave eos out")
+    return min(model.eos_token_ids)
+
+
+def _pools(
+    prompts: Sequence[Prompt], tokens: Sequence[list[int]], models: tuple[Model, Model]
+) -> list[_Pool]:
+    """The rows that have something to score, those of one prompt together."""
+    pools: dict[tuple[tuple[int, ...], tuple[int, ...]], _Pool] = {}
+    for row, (prompt, response) in enumerate(zip(prompts, tokens, strict=True)):
+        seen = tuple(_prompt_ids(model, prompt, row, len(response)) for model in models)
+        key = (tuple(seen[0]), tuple(seen[1]))
+        if response:
+            pool = pools.setdefault(key, _Pool((seen[0], seen[1]), [], []))
+            pool.places.append(row)
+            pool.responses.append(response)
+    return list(pools.values())
+
+
+def _prompt_ids(model: Model, prompt: Prompt, row: int, response: int) -> list[int]:
+    ids = model.style.encode(prompt, model.tokenizer, f"prompt {row}")
+    if model.context is not None and len(ids) + response > model.context:
+        raise PromptError(
+            f"prompt {row} has {len(ids)} tokens, and with the {response} of its response that is "
+            f"more than the {model.context} positions of {model.name}; shorten one of them"
+        )
+    if not all(0 <= token < model.vocab for token in ids):
+        raise PromptError(f"prompt {row} has token ids outside [0, {model.vocab}) of {model.name}")
+    return ids
+
+
+def _batches(pools: Sequence[_Pool], batch_tokens: int) -> Iterator[list[_Pool]]:
+    """Batches of pools with one number of rows each and about one length, within the bound.
+
+    A pool that is too large alone is cut into smaller ones.
+    """
+    by_rows: dict[int, list[_Pool]] = defaultdict(list)
+    for pool in pools:
+        order = sorted(range(len(pool.places)), key=lambda row: len(pool.responses[row]))
+        most = max(1, batch_tokens // pool.length)
+        for begin in range(0, len(order), most):
+            part = order[begin : begin + most]
+            by_rows[len(part)].append(
+                _Pool(
+                    pool.prompts,
+                    [pool.places[row] for row in part],
+                    [pool.responses[row] for row in part],
+                )
+            )
+    for rows, group in by_rows.items():
+        batch: list[_Pool] = []
+        prompt = longest = 0
+        for pool in sorted(group, key=lambda pool: (pool.length, pool.longest)):
+            wide = max(prompt, pool.length - pool.longest), max(longest, pool.longest)
+            if batch and (len(batch) + 1) * rows * sum(wide) > batch_tokens:
+                yield batch
+                batch, wide = [], (pool.length - pool.longest, pool.longest)
+            batch.append(pool)
+            prompt, longest = wide
+        yield batch
+
+
+@dataclass
+class _Reader:
+    """One model with the prompts of a batch in its cache, all but their last tokens."""
+
+    model: Model
+    cache: KVCache
+    last: Tensor  # [R] the prompts' last tokens, read with the response
+    base: Tensor  # [R] their positions
+    longest: int
+
+    @classmethod
+    def of(cls, model: Model, prompts: Sequence[list[int]], rows: int, limit: int) -> "_Reader":
+        """`rows` rows a prompt, with room for `limit` response tokens."""
+        body = [ids[:-1] for ids in prompts]
+        lengths = [len(ids) for ids in body]
+        cache = model.new_cache(lengths, rows, max(lengths) + limit)
+        model.prefill(body, cache)
+        last, base = (
+            torch.tensor(values, device=model.device).repeat_interleave(rows)
+            for values in ([ids[-1] for ids in prompts], lengths)
+        )
+        return cls(model, cache, last, base, max(lengths))
+
+    def hidden(self, tokens: Tensor, begin: int, end: int) -> Tensor:
+        """States [R, end − begin, D] that predict the response tokens [begin, end) of [R, L]."""
+        before = self.last[:, None] if begin == 0 else tokens[:, begin - 1 : begin]
+        ids = torch.cat((before, tokens[:, begin : end - 1]), dim=1)
+        step = torch.arange(begin, end, device=tokens.device)
+        return self.model.hidden(ids, self.base[:, None] + step, self.longest + end, self.cache)
+
+
+def _differences(
+    batch: Sequence[_Pool], models: tuple[Model, Model]
+) -> tuple[list[list[float]], list[float]]:
+    """Each row's differences (padded with 0 to the longest) and total: one copy to the host."""
+    responses = [response for pool in batch for response in pool.responses]
+    rows, longest = len(responses), max(map(len, responses))
+    device = models[0].device
+    tokens = torch.zeros(rows, longest, dtype=torch.long)
+    own = torch.zeros(rows, longest, dtype=torch.bool)  # what is no padding
+    for row, response in enumerate(responses):
+        tokens[row, : len(response)] = torch.tensor(response)
+        own[row, : len(response)] = True
+    on_device = tokens.to(device)  # [R, L]
+    diff = torch.zeros(rows, longest, device=device)
+    readers = [
+        _Reader.of(model, [pool.prompts[side] for pool in batch], rows // len(batch), longest)
+        for side, model in enumerate(models)
+    ]
+    piece = max(1, _TOKENS_PER_FORWARD // rows)
+    for begin in range(0, longest, piece):
+        end = min(begin + piece, longest)
+        # Only the responses' own positions meet the heads: [N, D] and no padding.
+        place = own[:, begin:end].nonzero().to(device)  # [N, 2]
+        at, column = place[:, 0], place[:, 1]
+        hidden = [reader.hidden(on_device, begin, end)[at, column] for reader in readers]
+        diff[at, column + begin] = linear_logprob_diff(
+            hidden[0], models[0].head, hidden[1], models[1].head, on_device[at, column + begin]
+        )  # [N]
+    return diff.tolist(), segment_score(diff).tolist()
+
+
+def _result(diff: list[float], total: float, tokens: list[int], row: int) -> ResponseScore:
+    if math.isnan(total):
+        raise SearchError(
+            f"the score of response {row} is NaN; check the models' weights and dtypes"
+        )
+    return ResponseScore(total, diff[: len(tokens)], tokens)
