@@ -21,20 +21,20 @@ _FIRST_BUCKET = 256
 class RowMap:
     """Where the search rows lie, and the fewest moves that bring a selection about.
 
-    `row[P, C]` is the physical row (in [0, C), within its prompt) of each search row.
+    `row[P, C]` is the physical row (in [0, C), within its prompt) of each search row;
+    `physical[R]` the same counted over all prompts, and `logical[R]` its inverse. The three are
+    written in place by `reorder`.
     """
 
     def __init__(self, prompts: int, rows_per_prompt: int, device: torch.device) -> None:
-        self.row = torch.arange(rows_per_prompt, device=device).repeat(prompts, 1)  # [P, C]
+        self._column = torch.arange(rows_per_prompt, device=device)  # [C]
         self._base = torch.arange(prompts, device=device)[:, None] * rows_per_prompt  # [P, 1]
-        self._earlier = torch.ones(
-            rows_per_prompt, rows_per_prompt, dtype=torch.bool, device=device
-        ).tril(-1)  # [C, C]
-        self._refresh()
-
-    def _refresh(self) -> None:
-        self.physical = (self.row + self._base).flatten()  # [R] search row -> physical row
-        self.logical = (self.row.argsort(dim=1) + self._base).flatten()  # [R] the inverse
+        self._every = (self._base + self._column).flatten()  # [R]
+        self._itself = self._column[:, None] == self._column  # [C, C]
+        self._earlier = self._column[:, None] > self._column  # [C, C]
+        self.row = self._column.repeat(prompts, 1)  # [P, C]
+        self.physical = self._every.clone()  # [R] search row -> physical row
+        self.logical = self._every.clone()  # [R] the inverse
 
     def reorder(
         self, parent: Tensor, share: Tensor, length: Tensor
@@ -47,29 +47,58 @@ class RowMap:
 
         The first child of a parent stays where its parent lies; every other child takes the place
         of a row that nobody continues, and copies only beyond what that row shares with its parent.
-        Spare rows and children are paired in the order of their lineage, so that siblings meet.
+        No other choice of places copies fewer tokens, now or later: a selection leaves the same
+        rows behind, whichever of them are the copies.
         """
         rows = parent.shape[1]
-        same = parent[:, :, None] == parent[:, None, :]  # [P, C, C]
-        first = ~(same & self._earlier).any(-1)  # [P, C]
-        continued = torch.zeros_like(parent).scatter_(1, parent, 1)
-        spare = continued.argsort(dim=1, stable=True)  # rows that nobody continues come first
-        # The children that need a place come first, in the order of their parents.
-        needy = (parent + rows * first).argsort(dim=1, stable=True)
-        occupant = torch.where(first, parent, torch.empty_like(parent).scatter_(1, needy, spare))
-
+        occupant = self._occupant(parent, share)
         stop = length.gather(1, parent)  # [P, C]
         common = share.gather(1, occupant[:, :, None].expand(-1, -1, rows))
         common = common.gather(2, parent[:, :, None]).squeeze(2)
-        start = torch.where(first, stop, torch.minimum(common, stop))
+        start = torch.where(occupant == parent, stop, torch.minimum(common, stop))
 
         place = self.row.gather(1, occupant)
-        source = torch.empty_like(place).scatter_(1, place, self.row.gather(1, parent) + self._base)
-        start = torch.empty_like(start).scatter_(1, place, start)
-        stop = torch.empty_like(stop).scatter_(1, place, stop)
-        self.row = place
-        self._refresh()
-        return source.flatten(), start.flatten(), stop.flatten()
+        source = place.scatter(1, place, self.row.gather(1, parent) + self._base)
+        self.row.copy_(place)
+        self.physical.copy_((place + self._base).flatten())
+        self.logical.scatter_(0, self.physical, self._every)
+        start = start.flatten().gather(0, self.logical)
+        return source.flatten(), start, stop.flatten().gather(0, self.logical)
+
+    def _occupant(self, parent: Tensor, share: Tensor) -> Tensor:
+        """[P, C]: the old search row in whose place each new row shall lie; `parent` is no move.
+
+        `share` makes the old rows the leaves of a tree: two rows part at depth share[i, j]. A row
+        with n children stands for n - 1 opening brackets, a row without for a closing one, and a
+        bracket and its partner are a child and its place. The tokens saved are the sum of the
+        depths at which partners part, which is greatest if every subtree holds as many pairs as it
+        can. Written branch by branch, at each fork those with more opening brackets first, no
+        subtree's brackets close more of the outer ones than it has closing ones to spare, so the
+        usual partners are such pairs.
+        """
+        rows = parent.shape[1]
+        same = parent[:, :, None] == parent[:, None, :]  # [P, C, C]
+        ordinal = (same & self._earlier).sum(2)  # [P, C] how many siblings come before
+        excess = (parent[:, :, None] == self._column).sum(1) - 1  # [P, C] brackets of each row
+
+        # From row i, nearest first, so that each branch that holds i is a beginning of the list.
+        distance = share.neg().masked_fill_(self._itself, torch.iinfo(share.dtype).min)
+        sorted_distance, order = distance.sort(2)  # [P, C, C]
+        excess = excess * rows  # room for a row's number below it
+        branch = excess.gather(1, order.flatten(1)).view_as(order).cumsum(2)
+        branch -= order.cummin(2).values  # opening brackets first; among equals, the first row
+        members = torch.searchsorted(sorted_distance, distance)  # of i's branch where j's parts
+        branch = branch.gather(2, (members - 1).clamp_(min=0))  # [P, C, C]
+        before = branch.transpose(1, 2) > branch  # [P, i, j] row j is written before row i
+
+        # Brackets open before a row, and how many rows are written before it. Of the brackets of
+        # one depth, the written order alternates: the n-th to open is closed by the n-th to close.
+        place = (before * (excess + 1)[:, None, :]).sum(2)  # [P, C] depth · C + rank
+        last = 2 * rows * rows
+        opening = place.gather(1, parent) + ordinal * rows
+        opening = opening.masked_fill(ordinal == 0, last).argsort(1)
+        closing = place.masked_fill(excess >= 0, last).argsort(1)
+        return torch.where(ordinal == 0, parent, parent.scatter(1, opening, closing))
 
 
 class KVCache(Cache):  # type: ignore[misc]
