@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from w2s.scorers import Scorer
     from w2s.scorers.ensemble import EnsembleScorer
     from w2s.scorers.pair import PairScorer
+    from w2s.scorers.text_bridge import TextBridgeScorer
     from w2s.scoring import ResponseScore, score
 
 _HOME = {
@@ -63,6 +64,7 @@ _HOME = {
     "Scorer": "scorers",
     "EnsembleScorer": "scorers.ensemble",
     "PairScorer": "scorers.pair",
+    "TextBridgeScorer": "scorers.text_bridge",
 }
 
 __all__ = [
@@ -85,6 +87,7 @@ __all__ = [
     "SearchError",
     "SearchPlan",
     "SearchResult",
+    "TextBridgeScorer",
     "VocabularyError",
     "W2SError",
     "guide",

@@ -106,7 +106,8 @@ class KVCache(Cache):  # type: ignore[misc]
 
     lengths: tokens of each prompt. limit: the most slots a row may need. The buffers start with a
     bucket of slots and grow by doubling. `layer_windows` is the attention window of each kind of
-    layer (None for full attention), by the name transformers has for it.
+    layer (None for full attention), by the name transformers has for it. ragged: rows of equal
+    prompts may be written at different positions.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class KVCache(Cache):  # type: ignore[misc]
         device: torch.device,
         layer_windows: dict[str, int | None],
         additive: torch.dtype | None,
+        ragged: bool = False,
     ) -> None:
         super().__init__(layers=[])
         self.rows_per_prompt = rows_per_prompt
@@ -128,7 +130,7 @@ class KVCache(Cache):  # type: ignore[misc]
         self._values: list[Tensor] = []
         self._windows = layer_windows
         self._additive = additive
-        self._uniform = len(set(lengths)) == 1
+        self._uniform = len(set(lengths)) == 1 and not ragged
         self._every_row = torch.arange(self.rows, device=device)
         self._slot = torch.arange(limit, device=device)  # [limit]
         if additive is not None:
@@ -220,6 +222,12 @@ class KVCache(Cache):  # type: ignore[misc]
         for cache in self.caches:
             pool = cache.unflatten(0, (-1, self.rows_per_prompt))[:, :, :, : self.slots]
             pool[:, 1:] = pool[:, :1]
+
+    def allow(self, limit: int) -> None:
+        """Raises the most slots that a row may need."""
+        if limit > self.limit:
+            self.limit = limit
+            self._slot = torch.arange(limit, device=self._slot.device)
 
     def _reserve(self, slots: int) -> None:
         if slots <= self.capacity:

@@ -87,7 +87,9 @@ class Model:
         )
         return text
 
-    def new_cache(self, lengths: Sequence[int], rows_per_prompt: int, limit: int) -> KVCache:
+    def new_cache(
+        self, lengths: Sequence[int], rows_per_prompt: int, limit: int, *, ragged: bool = False
+    ) -> KVCache:
         """An empty cache for prompts of these lengths; see `KVCache`."""
         eager = getattr(self.module.config, "_attn_implementation", None) == "eager"
         return KVCache(
@@ -97,6 +99,7 @@ class Model:
             self.device,
             self.layer_windows,
             additive=self.module.dtype if eager else None,
+            ragged=ragged,
         )
 
     def hidden(self, ids: Tensor, position: Tensor, slots: int, cache: KVCache) -> Tensor:
