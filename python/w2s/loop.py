@@ -45,8 +45,8 @@ def search(
       tokens are drawn however the input is split.
 
     Raises `PromptError` for prompts that do not fit, `VocabularyError` when proposer and scorer
-    read different tokens, `SearchError` for an `index` of another length, for a proposer or scorer
-    that was made for fewer tokens, and for models on two devices.
+    read different tokens (a `TextBridgeScorer` may), `SearchError` for an `index` of another
+    length, for a proposer or scorer that was made for fewer tokens, and for models on two devices.
     """
     if isinstance(prompts, str):
         raise SearchError("prompts is one string; search takes a list of prompts")
@@ -56,6 +56,9 @@ def search(
     if not prompts:
         return []
     judge: Scorer = OwnScorer() if scorer is None else scorer
+    for member in _members(scorer):
+        if getattr(member, "reads_text", False):
+            member.bind(proposer)
     with torch.inference_mode():
         # `index` is passed on only when given, so that plain two-argument proposers work too.
         places: dict[str, Any] = {} if index is None else {"index": index}
@@ -153,8 +156,9 @@ def _before_stop(text: str, stop: Sequence[str]) -> str:
 
 
 def _decoder(proposer: Any, scorer: Any) -> Callable[[Sequence[int]], str]:
-    """Who can turn tokens into text: the proposer, its model, or the scorer's."""
-    for owner in (proposer, getattr(proposer, "model", None), getattr(scorer, "tuned", None)):
+    """Who can turn tokens into text: the proposer, its model, the scorer, or its model."""
+    model, tuned = getattr(proposer, "model", None), getattr(scorer, "tuned", None)
+    for owner in (proposer, model, scorer, tuned):
         decode = getattr(owner, "decode", None)
         if decode is not None:
             found: Callable[[Sequence[int]], str] = decode

@@ -1,8 +1,8 @@
 """The text that a writer's tokens stand for, as far as it is settled.
 
-A token may end inside a character: half an emoji decodes to U+FFFD, and the next token turns it into
-something else. Such an end is held back until more tokens follow or the response is over, so that
-the text is a function of the tokens alone, whatever chunks they came in.
+A token may end inside a character: half an emoji decodes to U+FFFD, and the next token makes it
+something else. Such an end is held back until more tokens follow or the response is over. So the
+text is a function of the tokens alone, whatever chunks they came in.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,9 +55,10 @@ def writer_of(source: Any) -> Writer:
 
     Raises `SearchError` for one that has no tokenizer to turn tokens into text.
     """
-    owner = source
-    if not callable(getattr(owner, "decode", None)):
-        owner = getattr(source, "model", None)  # a proposer around a model
+    if hasattr(source, "convert_ids_to_tokens"):
+        return _tokenizer_writer(source)
+    # A model or a recording decodes by itself; another proposer has a model that does.
+    owner = source if callable(getattr(source, "decode", None)) else getattr(source, "model", None)
     decode = getattr(owner, "decode", None)
     # Models and recordings without a tokenizer decode everything to the empty text.
     if not callable(decode) or getattr(owner, "tokenizer", source) is None:
@@ -66,15 +67,15 @@ def writer_of(source: Any) -> Writer:
             "tokenizer to decode its tokens with; load the large model as (model, tokenizer), or "
             "give TextBridgeScorer(source=tokenizer)"
         )
-    ends = getattr(source, "eos_token_ids", None)
-    if ends is not None:
-        return Writer(decode, frozenset(ends))
-    end = getattr(source, "eos_token_id", None)
+    return Writer(decode, frozenset(getattr(source, "eos_token_ids", ())))
 
-    def without_special(tokens: Sequence[int]) -> str:
-        text: str = decode(
+
+def _tokenizer_writer(tokenizer: Any) -> Writer:
+    def decode(tokens: Sequence[int]) -> str:
+        text: str = tokenizer.decode(
             list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
 
-    return Writer(without_special, frozenset([] if end is None else [end]))
+    end = getattr(tokenizer, "eos_token_id", None)
+    return Writer(decode, frozenset([] if end is None else [end]))

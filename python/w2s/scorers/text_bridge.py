@@ -221,9 +221,9 @@ class TextBridgeScorer:
             column = np.arange(begin, min(begin + piece, width))
             # Behind its end a row reads its last token again, in its place: no other slot changes.
             place = np.minimum(keep[:, None] + column, np.maximum(length - 1, 0)[:, None])  # [R, Q]
-            row, at = np.nonzero(column < missing[:, None])  # [N] what is wanted
-            target = table[row, place[row, at] + 1]
-            found[row, begin + at] = self._read(table, place, row, at, target)
+            rows, at = np.nonzero(column < missing[:, None])  # [N] what is wanted
+            target = table[rows, place[rows, at] + 1]
+            found[rows, begin + at] = self._read(table, place, rows, at, target)
         return [found[number, :count].tolist() for number, count in enumerate(missing)]
 
     def _read(self, table: Ints, place: Ints, row: Ints, at: Ints, target: Ints) -> Floats:
@@ -258,8 +258,8 @@ class TextBridgeScorer:
 
     @torch.no_grad()
     def reorder(self, parent: Tensor, share: Tensor) -> None:
-        """See `Scorer.reorder`. `share` counts the writer's tokens; the pair's are compared here."""
-        pools, rows_per_prompt = self._shape
+        """See `Scorer.reorder`. `share` counts the writer's tokens; here the pair's are counted."""
+        rows_per_prompt = self._shape[1]
         length = np.array([len(row.tokens) for row in self._states]).reshape(self._shape)
         source, start, stop = self._rows.reorder(
             parent.to(self._device), self._to_device(self._common()), self._to_device(length)

@@ -1,0 +1,279 @@
+"""A pair with another tokenizer: scoring chunk by chunk is scoring the text from scratch."""
+
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import MistralConfig
+
+import w2s
+from support.tiny import TableModel, gpt2_config, llama_config, random_table, tiny_model
+from support.tokenizer_kinds import TEXTS, byte_fallback, byte_level, every_kind, word_level
+from w2s.proposers import Chunk
+from w2s.scorers.response_text import writer_of
+
+EOS = 2  # of every tokenizer here
+KINDS = list(every_kind())
+PROMPTS = ["The film", "映画は 😀", "a"]
+
+
+@cache
+def table_pair(kind):
+    """Two models read from tables: their log-probs are the same bits in every batch."""
+    tokenizer = every_kind()[kind]
+    return tuple(
+        w2s.load((TableModel(random_table(seed, vocab=len(tokenizer)), EOS), tokenizer))
+        for seed in (1, 2)
+    )
+
+
+def scratch(pair, prompt, tokens):
+    """Σ (log p_tuned − log p_untuned) by the models' own logits of the whole, in float64."""
+    total = 0.0
+    for model, sign in zip(pair, (1, -1), strict=True):
+        ids = model.style.encode(prompt, model.tokenizer) + list(tokens)
+        with torch.no_grad():
+            logits = model.module(input_ids=torch.tensor([ids])).logits[0, :, : model.vocab]
+        logs = logits.double().log_softmax(-1)
+        first = len(ids) - len(tokens)
+        total += sign * sum(float(logs[first - 1 + i, token]) for i, token in enumerate(tokens))
+    return total
+
+
+def text_of(tokenizer, tokens, over):
+    """The scored text, written once more: half a character at the end waits for its rest."""
+
+    def decode(ids):
+        return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    whole = decode(tokens)
+    if over or not whole.endswith("\ufffd"):
+        return whole
+    found = [whole.rstrip("\ufffd")]
+    shorter = [decode(tokens[: len(tokens) - held]) for held in (1, 2, 3) if held <= len(tokens)]
+    found += [text for text in shorter if not text.endswith("\ufffd")][:1]
+    return max(found, key=len)
+
+
+def pair_tokens(pair, writer, tokens, over):
+    by_eos = over and len(tokens) > 0 and tokens[-1] == EOS
+    text = text_of(writer, tokens[:-1] if by_eos else tokens, over)
+    return pair[0].tokenizer(text, add_special_tokens=False)["input_ids"] + [EOS] * by_eos
+
+
+def chunk_of(rows, finished):
+    """Rows of different lengths as one `Chunk`, with rubbish behind their ends."""
+    width = max(1, *map(len, rows))
+    return Chunk(
+        torch.tensor([row + [7] * (width - len(row)) for row in rows]),
+        torch.zeros(len(rows), width),
+        torch.tensor([len(row) for row in rows]),
+        torch.tensor(finished),
+    )
+
+
+def started(pair, plan, writer, prompts, rows_per_prompt):
+    scorer = w2s.TextBridgeScorer(*pair, plan, source=writer)
+    scorer.start(prompts, rows_per_prompt)
+    return scorer
+
+
+def random_tokens(data, writer, count):
+    """Tokens of real text cut anywhere, or any tokens at all: invalid UTF-8, special tokens."""
+    if data.draw(st.booleans()):
+        ids = writer(data.draw(st.sampled_from(TEXTS)), add_special_tokens=False)["input_ids"]
+        begin = data.draw(st.integers(0, max(0, len(ids) - count)))
+        return ids[begin : begin + count]
+    return data.draw(st.lists(st.integers(3, len(writer) - 1), min_size=count, max_size=count))
+
+
+@pytest.mark.parametrize("pair_kind", KINDS)
+@pytest.mark.parametrize("writer_kind", ["byte_level_small", "byte_fallback", "word_piece"])
+@settings(max_examples=6, deadline=None)
+@given(data=st.data())
+def test_every_round_has_the_bits_of_scoring_from_scratch(writer_kind, pair_kind, data):
+    writer, pair = every_kind()[writer_kind], table_pair(pair_kind)
+    size, limit = data.draw(st.integers(1, 4)), 18
+    plan = w2s.SearchPlan(1, size, 3, max_new_tokens=limit)
+    prompts = PROMPTS[: data.draw(st.integers(1, 3))]
+    count = len(prompts) * size
+    scorer = started(pair, plan, writer, prompts, size)
+    rows, over = [[] for _ in range(count)], [False] * count
+    written = 0
+    while written < limit:
+        length = min(data.draw(st.integers(1, 7)), limit - written)
+        new = []
+        for row in range(count):
+            gain = [] if over[row] else random_tokens(data, writer, length)
+            if gain and (len(gain) < length or data.draw(st.integers(0, 9)) == 0):
+                gain, over[row] = [*gain[:-1], EOS], True
+            new.append(gain)
+        rows = [row + gain for row, gain in zip(rows, new, strict=True)]
+        written += length
+        found = scorer.score(chunk_of(new, over))
+        again = started(pair, plan, writer, prompts, size).score(chunk_of(rows, over))
+        assert found.tolist() == again.tolist()
+        for number, (row, total) in enumerate(zip(rows, found.tolist(), strict=True)):
+            ids = pair_tokens(pair, writer, row, over[number] or len(row) == limit)
+            expected = scratch(pair, prompts[number // size], ids)
+            assert total == pytest.approx(expected, abs=1e-5)
+        parent = [
+            [data.draw(st.integers(0, size - 1)) for _ in range(size)] for _ in range(len(prompts))
+        ]
+        scorer.reorder(torch.tensor(parent), torch.zeros(len(prompts), size, size).long())
+        order = [pool * size + old for pool, chosen in enumerate(parent) for old in chosen]
+        rows, over = [rows[old] for old in order], [over[old] for old in order]
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "byte_level_small", "byte_fallback"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_half_a_character_is_held_back_and_no_more(kind, text):
+    tokenizer = every_kind()[kind]
+    writer, ids = writer_of(tokenizer), tokenizer(text, add_special_tokens=False)["input_ids"]
+    whole = writer.text(ids, True)[0]
+    before = ""
+    for end in range(len(ids) + 1):
+        found = writer.text(ids[:end], False)[0]
+        assert whole.startswith(found)
+        assert found.startswith(before)
+        # What is held back is less than a character.
+        assert len(writer.decode(ids[:end]).rstrip("\ufffd")) <= len(found)
+        before = found
+    assert before == whole
+
+
+def test_half_a_character_is_scored_when_the_response_is_over():
+    writer = writer_of(byte_fallback())
+    ids = byte_fallback()("é€", add_special_tokens=False)["input_ids"]
+    assert writer.text(ids[:-1], False) == ("é", False)
+    assert writer.text(ids[:-1], True)[0].endswith("\ufffd")
+    assert writer.text([*ids, EOS], True) == ("é€", True)
+    assert writer.text([EOS], True) == ("", True)
+    assert writer.text([], False) == ("", False)
+
+
+@pytest.mark.parametrize("length", range(1, 8))
+def test_with_the_writers_own_tokenizer_it_is_the_pair_scorer(length):
+    """Words keep their tokens whatever follows, so that both scorers read the same."""
+    pair, tokenizer = table_pair("word_level"), word_level()
+    plan = w2s.SearchPlan(1, 2, length, max_new_tokens=12)
+    words = tokenizer(" ".join(TEXTS[:2]), add_special_tokens=False)["input_ids"]
+    words = [token for token in words if token > EOS]
+    rows = [words[:12], [*words[5:10], EOS], words[8:20], [*words[3:14], EOS]]
+    bridge, direct = (
+        w2s.TextBridgeScorer(*pair, plan, source=tokenizer),
+        w2s.PairScorer(*pair, plan),
+    )
+    for scorer in (bridge, direct):
+        scorer.start(PROMPTS[:2], 2)
+    for begin in range(0, 12, length):
+        over = [EOS in row[: begin + length] for row in rows]
+        chunk = chunk_of([row[begin : begin + length] for row in rows], over)
+        assert bridge.score(chunk).tolist() == direct.score(chunk).tolist()
+
+
+def test_a_chunk_reads_only_what_has_changed():
+    pair, tokenizer = table_pair("word_level"), word_level()
+    plan = w2s.SearchPlan(1, 2, 4, max_new_tokens=40)
+    scorer = started(pair, plan, tokenizer, PROMPTS[:1], 2)
+    widths = []
+    hidden = scorer.tuned.hidden
+
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(pair[0], name)
+
+        def hidden(self, ids, *rest):
+            widths.append(ids.shape[1])
+            return hidden(ids, *rest)
+
+    scorer.tuned = Counting()
+    for begin in range(3, 43, 4):
+        ids = list(range(begin, begin + 4))
+        scorer.score(chunk_of([ids, ids[::-1]], [False, False]))
+        scorer.reorder(torch.tensor([[1, 1]]), torch.zeros(1, 2, 2).long())
+    scorer.score(chunk_of([[], []], [True, True]))
+    assert widths == [4] * 10
+
+
+FAMILIES = {
+    "llama": llama_config,
+    "gpt2": gpt2_config,
+    "mistral": lambda **kw: MistralConfig(
+        **{**llama_config().to_dict(), "model_type": "mistral", "sliding_window": 9, **kw}
+    ),
+}
+
+
+@cache
+def family_pair(family, kind):
+    tokenizer = every_kind()[kind]
+    positions = {"n_positions": 400} if family == "gpt2" else {"max_position_embeddings": 400}
+    config = FAMILIES[family](vocab_size=len(tokenizer), eos_token_id=EOS, **positions)
+    return tuple(w2s.load((tiny_model(config, seed), tokenizer)) for seed in (5, 6))
+
+
+def slow_search(prompts, rounds, plan, writer, pair):
+    """Algorithm 1 of the paper over recorded rounds, every text scored from scratch."""
+    pools, known = [], {}
+
+    def score(prompt, tokens, over):
+        key = (prompt, tuple(pair_tokens(pair, writer, tokens, over)))
+        if key not in known:
+            known[key] = scratch(pair, prompt, key[1])
+        return known[key]
+
+    for number, prompt in enumerate(prompts):
+        pool = [([], False)] * plan.pool
+        for last, rows in enumerate(rounds, 1 - len(rounds)):
+            grown = []
+            for (tokens, over), new in zip(pool, rows[number * plan.pool :], strict=False):
+                new = [] if over else new[: new.index(EOS) + 1] if EOS in new else new
+                over = over or EOS in new or len(tokens) + len(new) == plan.max_new_tokens
+                grown.append((tokens + new, over))
+            ranked = sorted(grown, key=lambda row: -score(prompt, *row))  # the first of equals
+            pool = ranked if last == 0 else [row for row in ranked[: plan.width] for _ in
+                                             range(plan.samples)]  # fmt: skip
+            if all(over for _, over in ranked[: plan.width]):
+                pool = ranked
+                break
+        pools.append([(tokens, score(prompt, tokens, over)) for tokens, over in pool])
+    return pools
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize("kinds", [("byte_level", "byte_fallback"), ("byte_fallback", "unigram")])
+def test_a_search_through_the_bridge_is_the_papers_algorithm(family, kinds):
+    writer, pair = every_kind()[kinds[0]], family_pair(family, kinds[1])
+    plan = w2s.SearchPlan(2, 2, 4, max_new_tokens=22, clones=True)
+    generator = torch.Generator().manual_seed(3)
+    rows = len(PROMPTS) * plan.pool
+    rounds = []
+    for length in (4, 4, 4, 4, 4, 2):
+        drawn = torch.randint(3, len(writer), (rows, length), generator=generator)
+        drawn[torch.rand(rows, length, generator=generator) < 0.01] = EOS
+        rounds.append(drawn.tolist())
+    proposer = w2s.ReplayProposer(rounds, EOS, writer)
+    found = w2s.search(PROMPTS, proposer, w2s.TextBridgeScorer(*pair, plan), plan)
+    expected = slow_search(PROMPTS, rounds, plan, writer, pair)
+    for result, pool in zip(found, expected, strict=True):
+        assert [c.tokens for c in result.candidates] == [tokens for tokens, _ in pool]
+        for candidate, (_, total) in zip(result.candidates, pool, strict=True):
+            assert candidate.score == pytest.approx(total, abs=1e-5)
+
+
+def test_a_large_model_writes_for_a_pair_with_another_tokenizer():
+    writer = w2s.load((tiny_model(llama_config(vocab_size=270, eos_token_id=EOS), 9),
+                       byte_level(270)))  # fmt: skip
+    pair = family_pair("llama", "byte_fallback")
+    plan = w2s.SearchPlan(2, 2, 5, max_new_tokens=14)
+    scorer = w2s.TextBridgeScorer(*pair, plan)
+    found = w2s.search(PROMPTS, w2s.LocalProposer(writer, plan), scorer, plan)
+    for result in found:
+        for candidate in result.candidates:
+            assert candidate.text == text_of(writer.tokenizer, candidate.tokens, True)
+            ids = pair_tokens(pair, writer.tokenizer, candidate.tokens, True)
+            expected = scratch(pair, result.prompt, ids)
+            assert candidate.score == pytest.approx(expected, abs=1e-5)
