@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from w2s.errors import ModelError, PromptError, SearchError
-from w2s.kv import KVCache
 from w2s.models import Model, lacks_tokenizer, load
 from w2s.prompts import Prompt
+from w2s.reader import Reader
 from w2s.vocabulary import require_same_tokens
 from w2s_kernels import linear_logprob_diff, segment_score
 
 # Text, or token ids as `Candidate.tokens` has them.
 Response = str | Sequence[int]
 
+# Rows · tokens of a batch: of caches, about half a GiB for each model of 1 B parameters.
+BATCH_TOKENS = 16384
 # Tokens that one forward takes: bounds its memory, and is long enough to be efficient.
 _TOKENS_PER_FORWARD = 4096
 
@@ -40,6 +41,14 @@ class ResponseScore:
     def n_tokens(self) -> int:
         """How many tokens were scored; total / n_tokens is the mean."""
         return len(self.tokens)
+
+
+class EncodedRow(NamedTuple):
+    """A response and its prompt as tokens, the prompt as each model sees it; name for messages."""
+
+    name: str
+    prompts: tuple[list[int], list[int]]
+    tokens: list[int]
 
 
 class _Pool(NamedTuple):
@@ -65,7 +74,7 @@ def score(
     pair: tuple[Any, Any],
     *,
     eos: bool = False,
-    batch_tokens: int = 16384,
+    batch_tokens: int = BATCH_TOKENS,
     **settings: Any,
 ) -> list[ResponseScore]:
     """Scores each response to the prompt in the same place; the results are in the input's order.
@@ -94,30 +103,34 @@ def score(
             f"there are {len(prompts)} prompts and {len(responses)} responses; give one response a "
             "prompt (a prompt may be repeated)"
         )
+    models = load_pair(pair, **settings)
+    rows = [
+        encode_row(models, prompt, response, eos, f"prompt {row}", f"response {row}")
+        for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
+    ]
+    return score_rows(rows, models, batch_tokens)
+
+
+def score_rows(
+    rows: Sequence[EncodedRow], models: tuple[Model, Model], batch_tokens: int = BATCH_TOKENS
+) -> list[ResponseScore]:
+    """`score` of rows that are encoded already, by models that were loaded by `load_pair`."""
     if batch_tokens < 1:
         raise SearchError(f"batch_tokens is {batch_tokens}; it must be a whole number >= 1")
-    models = load_pair(pair, **settings)
-    tuned, untuned = models
-    require_same_tokens(tuned, untuned)
-    if tuned.device != untuned.device:
-        raise ModelError(
-            f"the tuned model is on {tuned.device}, the untuned on {untuned.device}; "
-            "load both on one device"
-        )
-    tokens = [_tokens(response, row, models, eos) for row, response in enumerate(responses)]
-    found = [ResponseScore(0.0, [], []) for _ in tokens]
+    found = [ResponseScore(0.0, [], []) for _ in rows]
     with torch.inference_mode():
-        for batch in _batches(_pools(prompts, tokens, models), batch_tokens):
+        for batch in _batches(_pools(rows), batch_tokens):
             places = [place for pool in batch for place in pool.places]
             for place, diff, total in zip(places, *_differences(batch, models), strict=True):
-                found[place] = _result(diff, total, tokens[place], place)
+                found[place] = _result(diff, total, rows[place])
     return found
 
 
 def load_pair(pair: Any, *, tokenizer: Any = None, **settings: Any) -> tuple[Model, Model]:
     """(tuned, untuned) as `Model`s; a folder without tokenizer files borrows its partner's.
 
-    Raises `SearchError` for what is no pair, `ModelError` for what cannot be loaded.
+    Raises `SearchError` for what is no pair, `ModelError` for what cannot be loaded and for two
+    devices, `VocabularyError` when the two read different tokens.
     """
     if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
         raise SearchError(f"pair must be (tuned, untuned), got {pair!r:.80}")
@@ -136,16 +149,37 @@ def load_pair(pair: Any, *, tokenizer: Any = None, **settings: Any) -> tuple[Mod
             member = load(member, tokenizer=own, **settings)
         lent = member.tokenizer if lent is None else lent
         models[side] = member
-    return models[0], models[1]
+    tuned, untuned = models[0], models[1]
+    require_same_tokens(tuned, untuned)
+    if tuned.device != untuned.device:
+        raise ModelError(
+            f"the tuned model is on {tuned.device}, the untuned on {untuned.device}; "
+            "load both on one device"
+        )
+    return tuned, untuned
 
 
-def _tokens(response: Response, row: int, models: tuple[Model, Model], eos: bool) -> list[int]:
+def encode_row(
+    models: tuple[Model, Model],
+    prompt: Prompt,
+    response: Response,
+    eos: bool,
+    prompt_name: str,
+    response_name: str,
+) -> EncodedRow:
+    """One row as tokens; `PromptError` naming it when a model cannot read it."""
+    tokens = _tokens(response, models, eos, response_name)
+    seen = [_prompt_ids(model, prompt, len(tokens), prompt_name) for model in models]
+    return EncodedRow(response_name, (seen[0], seen[1]), tokens)
+
+
+def _tokens(response: Response, models: tuple[Model, Model], eos: bool, name: str) -> list[int]:
     """A response as token ids that both models know; with an end token when asked for one."""
     model = models[0]
     if isinstance(response, str):
         if model.tokenizer is None:
             raise PromptError(
-                f"response {row} is text, but the tuned model was given without a tokenizer; "
+                f"{name} is text, but the tuned model was given without a tokenizer; "
                 "load it as (model, tokenizer) or pass token ids"
             )
         ids = list(model.tokenizer(response, add_special_tokens=False)["input_ids"])
@@ -155,14 +189,14 @@ def _tokens(response: Response, row: int, models: tuple[Model, Model], eos: bool
         ids = [int(token) for token in response]
     else:
         raise PromptError(
-            f"response {row} is {type(response).__name__} ({response!r:.60}); a response is a "
+            f"{name} is {type(response).__name__} ({response!r:.60}); a response is a "
             "string or a list of token ids"
         )
     vocab = min(member.vocab for member in models)
     for token in ids:
         if not 0 <= token < vocab:
             raise PromptError(
-                f"response {row} has the token id {token}, outside [0, {vocab}) of {model.name}"
+                f"{name} has the token id {token}, outside [0, {vocab}) of {model.name}"
             )
     if eos and not (ids and ids[-1] in model.eos_token_ids):
         ids.append(_end_token(model))
@@ -178,31 +212,27 @@ def _end_token(model: Model) -> int:
     return min(model.eos_token_ids)
 
 
-def _pools(
-    prompts: Sequence[Prompt], tokens: Sequence[list[int]], models: tuple[Model, Model]
-) -> list[_Pool]:
-    """The rows that have something to score, those of one prompt together."""
-    pools: dict[tuple[tuple[int, ...], tuple[int, ...]], _Pool] = {}
-    for row, (prompt, response) in enumerate(zip(prompts, tokens, strict=True)):
-        seen = tuple(_prompt_ids(model, prompt, row, len(response)) for model in models)
-        key = (tuple(seen[0]), tuple(seen[1]))
-        if response:
-            pool = pools.setdefault(key, _Pool((seen[0], seen[1]), [], []))
-            pool.places.append(row)
-            pool.responses.append(response)
-    return list(pools.values())
-
-
-def _prompt_ids(model: Model, prompt: Prompt, row: int, response: int) -> list[int]:
-    ids = model.style.encode(prompt, model.tokenizer, f"prompt {row}")
+def _prompt_ids(model: Model, prompt: Prompt, response: int, name: str) -> list[int]:
+    ids = model.style.encode(prompt, model.tokenizer, name)
     if model.context is not None and len(ids) + response > model.context:
         raise PromptError(
-            f"prompt {row} has {len(ids)} tokens, and with the {response} of its response that is "
+            f"{name} has {len(ids)} tokens, and with the {response} of its response that is "
             f"more than the {model.context} positions of {model.name}; shorten one of them"
         )
     if not all(0 <= token < model.vocab for token in ids):
-        raise PromptError(f"prompt {row} has token ids outside [0, {model.vocab}) of {model.name}")
+        raise PromptError(f"{name} has token ids outside [0, {model.vocab}) of {model.name}")
     return ids
+
+
+def _pools(rows: Sequence[EncodedRow]) -> list[_Pool]:
+    """The rows that have something to score, those of one prompt together."""
+    pools: dict[tuple[tuple[int, ...], ...], _Pool] = {}
+    for place, row in enumerate(rows):
+        if row.tokens:
+            pool = pools.setdefault(tuple(map(tuple, row.prompts)), _Pool(row.prompts, [], []))
+            pool.places.append(place)
+            pool.responses.append(row.tokens)
+    return list(pools.values())
 
 
 def _batches(pools: Sequence[_Pool], batch_tokens: int) -> Iterator[list[_Pool]]:
@@ -236,37 +266,6 @@ def _batches(pools: Sequence[_Pool], batch_tokens: int) -> Iterator[list[_Pool]]
         yield batch
 
 
-@dataclass
-class _Reader:
-    """One model with the prompts of a batch in its cache, all but their last tokens."""
-
-    model: Model
-    cache: KVCache
-    last: Tensor  # [R] the prompts' last tokens, read with the response
-    base: Tensor  # [R] their positions
-    longest: int
-
-    @classmethod
-    def of(cls, model: Model, prompts: Sequence[list[int]], rows: int, limit: int) -> "_Reader":
-        """`rows` rows a prompt, with room for `limit` response tokens."""
-        body = [ids[:-1] for ids in prompts]
-        lengths = [len(ids) for ids in body]
-        cache = model.new_cache(lengths, rows, max(lengths) + limit)
-        model.prefill(body, cache)
-        last, base = (
-            torch.tensor(values, device=model.device).repeat_interleave(rows)
-            for values in ([ids[-1] for ids in prompts], lengths)
-        )
-        return cls(model, cache, last, base, max(lengths))
-
-    def hidden(self, tokens: Tensor, begin: int, end: int) -> Tensor:
-        """States [R, end − begin, D] that predict the response tokens [begin, end) of [R, L]."""
-        before = self.last[:, None] if begin == 0 else tokens[:, begin - 1 : begin]
-        ids = torch.cat((before, tokens[:, begin : end - 1]), dim=1)
-        step = torch.arange(begin, end, device=tokens.device)
-        return self.model.hidden(ids, self.base[:, None] + step, self.longest + end, self.cache)
-
-
 def _differences(
     batch: Sequence[_Pool], models: tuple[Model, Model]
 ) -> tuple[list[list[float]], list[float]]:
@@ -281,26 +280,30 @@ def _differences(
         own[row, : len(response)] = True
     on_device = tokens.to(device)  # [R, L]
     diff = torch.zeros(rows, longest, device=device)
-    readers = [
-        _Reader.of(model, [pool.prompts[side] for pool in batch], rows // len(batch), longest)
-        for side, model in enumerate(models)
-    ]
+    readers = [Reader(model) for model in models]
+    before = []  # [R] the token that each model reads next: the prompts' last ones may differ
+    for side, reader in enumerate(readers):
+        prompts = [pool.prompts[side] for pool in batch]
+        reader.start(prompts, rows // len(batch), longest, whole=False)
+        before.append(reader.last.repeat_interleave(rows // len(batch)))
     piece = max(1, _TOKENS_PER_FORWARD // rows)
     for begin in range(0, longest, piece):
         end = min(begin + piece, longest)
         # Only the responses' own positions meet the heads: [N, D] and no padding.
         place = own[:, begin:end].nonzero().to(device)  # [N, 2]
         at, column = place[:, 0], place[:, 1]
-        hidden = [reader.hidden(on_device, begin, end)[at, column] for reader in readers]
+        hidden = []
+        for side, reader in enumerate(readers):
+            ids = torch.cat((before[side][:, None], on_device[:, begin : end - 1]), dim=1)
+            hidden.append(reader.read(ids)[at, column])  # [N, D]
+            before[side] = on_device[:, end - 1]
         diff[at, column + begin] = linear_logprob_diff(
             hidden[0], models[0].head, hidden[1], models[1].head, on_device[at, column + begin]
         )  # [N]
     return diff.tolist(), segment_score(diff).tolist()
 
 
-def _result(diff: list[float], total: float, tokens: list[int], row: int) -> ResponseScore:
+def _result(diff: list[float], total: float, row: EncodedRow) -> ResponseScore:
     if math.isnan(total):
-        raise SearchError(
-            f"the score of response {row} is NaN; check the models' weights and dtypes"
-        )
-    return ResponseScore(total, diff[: len(tokens)], tokens)
+        raise SearchError(f"the score of {row.name} is NaN; check the models' weights and dtypes")
+    return ResponseScore(total, diff[: len(row.tokens)], row.tokens)

@@ -6,6 +6,7 @@ import pytest
 
 COMMANDS = {
     ("search",): "search",
+    ("score",): "score",
     ("train", "sft"): "sft",
     ("train", "dpo"): "dpo",
     ("info",): "info",

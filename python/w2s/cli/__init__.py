@@ -15,7 +15,7 @@ if find_spec("typer") is None or find_spec("rich") is None:
 
 import typer
 
-from w2s.cli import demo, info, search, train
+from w2s.cli import demo, info, score, search, train
 from w2s.cli.errors import BadInput, Interrupted, one_sentence
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("search", epilog=search.EXAMPLE)(search.command)
+app.command("score", epilog=score.EXAMPLE)(score.command)
 app.add_typer(train.app, name="train")
 app.command("info", epilog=info.EXAMPLE)(info.command)
 app.command("demo", epilog=demo.EXAMPLE)(demo.command)
