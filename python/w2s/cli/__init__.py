@@ -16,7 +16,8 @@ if find_spec("typer") is None or find_spec("rich") is None:
 import typer
 
 from w2s.cli import demo, info, score, search, train
-from w2s.cli.errors import BadInput, Interrupted, one_sentence
+from w2s.cli.errors import BadInput, Interrupted, Stopped, one_sentence
+from w2s.cli.grouped_help import GroupedHelp
 
 app = typer.Typer(
     name="w2s",
@@ -25,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("search", epilog=search.EXAMPLE)(search.command)
+app.command("search", cls=GroupedHelp, epilog=search.EXAMPLE)(search.command)
 app.command("score", epilog=score.EXAMPLE)(score.command)
 app.add_typer(train.app, name="train")
 app.command("info", epilog=info.EXAMPLE)(info.command)
@@ -59,8 +60,9 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code.
 
-    0: done. 1: an error that is no fault of the input (its traceback is shown). 2: bad input, one
-    sentence on standard error. 130: interrupted; finished rows are kept.
+    0: done. 1: an error that is no fault of the input: one sentence where the machine let the run
+    down (a full disk), else its traceback. 2: bad input, one sentence on standard error.
+    130: interrupted; finished rows are kept.
     """
     command = typer.main.get_command(app)
     try:
@@ -71,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except BadInput as error:
         return _fail(one_sentence(error), 2)
+    except Stopped as error:
+        return _fail(one_sentence(error), 1)
     except Interrupted as error:
         return _fail(one_sentence(error), 130)
     except (KeyboardInterrupt, typer.Abort):

@@ -1,4 +1,4 @@
-"""The three models of a search: given by name, or the embedded ones."""
+"""The models of a search: given by name, or the embedded ones."""
 
 from __future__ import annotations
 
@@ -13,20 +13,28 @@ if TYPE_CHECKING:
     from w2s.cli.rows import Row
     from w2s.models import Model
     from w2s.plan import SearchPlan
+    from w2s.prompts import Prompt
     from w2s.results import ChunkTrace, SearchResult
 
 
 @dataclass(frozen=True)
 class Models:
-    """A large model and the pair that steers it."""
+    """A large model and the pair (tuned, untuned) that steers it.
+
+    pair: None lets the large model's own log-prob rank.
+    """
 
     large: Model
-    tuned: Model
-    untuned: Model
+    pair: tuple[Model, Model] | None = None
+
+    @property
+    def all(self) -> tuple[Model, ...]:
+        """Every model that is loaded, the large one first."""
+        return (self.large, *(self.pair or ()))
 
     def search(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         plan: SearchPlan,
         on_chunk: Callable[[ChunkTrace], object] | None = None,
         first: int = 0,
@@ -42,7 +50,7 @@ class Models:
             return w2s.search(
                 prompts,
                 w2s.LocalProposer(self.large, plan),
-                w2s.PairScorer(self.tuned, self.untuned, plan),
+                None if self.pair is None else w2s.PairScorer(*self.pair, plan),
                 plan,
                 on_chunk=on_chunk,
                 index=range(first, first + len(prompts)),
@@ -59,16 +67,36 @@ def quiet_transformers() -> None:
     logging.disable_progress_bar()
 
 
+def model_names(
+    large: str | None, pair: tuple[str, str] | None, needs_pair: bool = True
+) -> tuple[str, tuple[str, ...]]:
+    """Folders or hub ids of the large model and, where needed, the pair; None is an embedded one.
+
+    Raises:
+        BadInput: an embedded model is not installed.
+    """
+    from w2s import embedded
+
+    try:
+        first = str(embedded.large()) if large is None else large
+        if not needs_pair:
+            return first, ()
+        return first, tuple(map(str, embedded.pair() if pair is None else pair))
+    except (W2SError, ImportError, OSError) as error:
+        raise BadInput(one_sentence(error)) from error
+
+
 def load_models(
     large: str | None,
     pair: tuple[str, str] | None,
     *,
+    needs_pair: bool = True,
     device: str = "auto",
     dtype: str = "auto",
     large_style: dict[str, Any] | None = None,
     pair_style: dict[str, Any] | None = None,
 ) -> Models:
-    """Loads the models; None stands for the embedded ones.
+    """Loads the models; None stands for the embedded ones. Without `needs_pair`, only the large.
 
     A pair's folder without tokenizer files is taken to use the large model's tokenizer.
 
@@ -80,36 +108,21 @@ def load_models(
     from w2s.vocabulary import require_same_tokens
 
     quiet_transformers()
+    name, members = model_names(large, pair, needs_pair)
     try:
-        first = w2s.load(
-            _embedded_large() if large is None else large,
-            device=device, dtype=dtype, **(large_style or {}),
-        )  # fmt: skip
-        tuned, untuned = (
+        first = w2s.load(name, device=device, dtype=dtype, **(large_style or {}))
+        loaded = tuple(
             w2s.load(
-                name, tokenizer=first.tokenizer if lacks_tokenizer(name) else None,
+                member, tokenizer=first.tokenizer if lacks_tokenizer(member) else None,
                 device=device, dtype=dtype, **(pair_style or {}),
             )
-            for name in (_embedded_pair() if pair is None else pair)
+            for member in members
         )  # fmt: skip
-        require_same_tokens(first, tuned)
-        require_same_tokens(first, untuned)
+        for member in loaded:
+            require_same_tokens(first, member)
     except (W2SError, ImportError, OSError) as error:
         raise BadInput(one_sentence(error)) from error
-    return Models(first, tuned, untuned)
-
-
-def _embedded_large() -> str:
-    from w2s import embedded
-
-    return str(embedded.large())
-
-
-def _embedded_pair() -> tuple[str, str]:
-    from w2s import embedded
-
-    tuned, untuned = embedded.pair()
-    return str(tuned), str(untuned)
+    return Models(first, (loaded[0], loaded[1]) if loaded else None)
 
 
 def check_lengths(models: Models, rows: Sequence[Row], field: str, plan: SearchPlan) -> None:
@@ -118,7 +131,7 @@ def check_lengths(models: Models, rows: Sequence[Row], field: str, plan: SearchP
     Raises:
         BadInput: names the row's place, its tokens and the model's context.
     """
-    for model in (models.large, models.tuned, models.untuned):
+    for model in models.all:
         for row in rows:
             where = f'{row.place}: field "{field}"'
             try:

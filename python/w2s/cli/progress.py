@@ -59,8 +59,11 @@ class SearchProgress:
 
 
 @contextmanager
-def search_progress(prompts: int, limit: int) -> Iterator[SearchProgress]:
-    """A bar on standard error while that is a terminal; it vanishes when the search is over."""
+def search_progress(prompts: int, limit: int, done: int = 0) -> Iterator[SearchProgress]:
+    """A bar on standard error while that is a terminal; it vanishes when the search is over.
+
+    prompts, done: of the whole input, and those that an earlier run has finished.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -76,6 +79,7 @@ def search_progress(prompts: int, limit: int) -> Iterator[SearchProgress]:
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
         task = progress.add_task(
-            "search", total=prompts * limit, prompts=prompts, done=0, speed=0.0, best="–"
-        )
-        yield SearchProgress(progress, task, limit)
+            "search", total=prompts * limit, completed=done * limit, prompts=prompts, done=done,
+            speed=0.0, best="–",
+        )  # fmt: skip
+        yield SearchProgress(progress, task, limit, prompts_done=done)

@@ -2,158 +2,188 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import typer
 
+from w2s.cli.batches import AUTO, check_batch, prompts_at_once, search_rows
 from w2s.cli.errors import BadInput, Interrupted
-from w2s.cli.plans import Method, build_plan
+from w2s.cli.layouts import Layout, alpaca_eval, json_lines
+from w2s.cli.plans import Method, build_plan, roles
 from w2s.cli.results_file import ResultsFile
-from w2s.cli.rows import Format, Row, read_rows
-
-if TYPE_CHECKING:
-    from w2s.cli.models import Models
-    from w2s.plan import SearchPlan
-    from w2s.results import SearchResult
+from w2s.cli.rows import Format, read_rows
+from w2s.cli.styles import build_styles, check_chat
 
 EXAMPLE = """Example: echo "This film was" | w2s search --max-new-tokens 20"""
-# Rows a forward takes at once by default: more gain little on a CPU and cost cache memory.
-_ROWS_A_BATCH = 256
+_METHOD, _LAW, _MODELS = "How to search", "How a token is drawn", "The models"
+_PROMPTS, _FILES, _RUN = "How the models see a prompt", "Input and output", "How to run"
 
 
 def command(
     source: str = typer.Argument(
         "-", metavar="[INPUT]", help="JSONL or plain text, one prompt a line; - is standard input."
     ),
-    output: str = typer.Option("-", "--output", "-o", help="JSONL file; - is standard output."),
     method: Method = typer.Option(
-        Method.cbs, help="cbs: chunk-level beam search; bon: best of N; sample; greedy."
+        Method.cbs,
+        help="cbs: chunk-level beam search; bon: best of N; sample: one sample; greedy.",
+        rich_help_panel=_METHOD,
     ),
     width: int | None = typer.Option(
-        None, "--width", "-W", help="Hypotheses kept (cbs).  [default: 4]"
+        None, "--width", "-W", help="Hypotheses kept (cbs: 4).", rich_help_panel=_METHOD
     ),
     samples: int | None = typer.Option(
-        None, "--samples", "-K", help="Continuations of each (cbs: 4), or N (bon: 16)."
+        None, "--samples", "-K", rich_help_panel=_METHOD,
+        help="Continuations of each (cbs: 4), or N (bon: 16).",
     ),
     chunk: int | None = typer.Option(
-        None, "--chunk", "-L", help="Tokens between two selections (cbs).  [default: 5]"
+        None, "--chunk", "-L", rich_help_panel=_METHOD,
+        help="Tokens between two selections (cbs: 5).",
     ),
-    max_new_tokens: int = typer.Option(50, help="Longest response in tokens."),
+    max_new_tokens: int = typer.Option(
+        50, help="Longest response in tokens.", rich_help_panel=_METHOD
+    ),
+    stop: list[str] = typer.Option(
+        [], help="A response ends before this text; repeatable.", rich_help_panel=_METHOD
+    ),
     temperature: float | None = typer.Option(
-        None, help="0 takes the likeliest token.  [default: 0.7]"
+        None, help="0 takes the likeliest token.  [default: 0.7]", rich_help_panel=_LAW
     ),
-    top_k: int = typer.Option(50, help="Sample among the k likeliest tokens; 0 is off."),
-    top_p: float = typer.Option(1.0, help="Nucleus; 1 is off."),
-    min_p: float = typer.Option(0.0, help="Least probability relative to the largest; 0 is off."),
-    stop: list[str] = typer.Option([], help="A response ends before this text; repeatable."),
-    seed: int = typer.Option(0, help="With a prompt's place in the input it fixes every draw."),
+    top_k: int | None = typer.Option(
+        None, help="Of the k likeliest tokens; 0 is off.  [default: 50]", rich_help_panel=_LAW
+    ),
+    top_p: float | None = typer.Option(
+        None, help="Nucleus; 1 is off.  [default: 1]", rich_help_panel=_LAW
+    ),
+    min_p: float | None = typer.Option(
+        None, rich_help_panel=_LAW,
+        help="Least probability relative to the largest; 0 is off.  [default: 0]",
+    ),
+    seed: int = typer.Option(
+        0, help="With a prompt's place in the input it fixes every draw.", rich_help_panel=_LAW
+    ),
     large: str | None = typer.Option(
-        None, help="Folder, hub id or .gguf file of the model that writes.  [default: embedded]"
+        None, rich_help_panel=_MODELS,
+        help="Folder, hub id or .gguf file of the model that writes.  [default: embedded]",
     ),
     pair: tuple[str, str] | None = typer.Option(
-        None,
-        metavar="TUNED UNTUNED",
-        help="The two models that steer.  [default: the embedded sentiment pair]",
+        None, metavar="TUNED UNTUNED", rich_help_panel=_MODELS,
+        help="The two models that steer.  [default: the embedded sentiment pair; none for sample "
+        "and greedy, where a given pair only scores]",
+    ),
+    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1 …", rich_help_panel=_MODELS),
+    dtype: str = typer.Option(
+        "auto", help="auto, float32, bfloat16 or float16.", rich_help_panel=_MODELS
     ),
     large_template: str | None = typer.Option(
-        None, help='How the large model sees a prompt, such as "Review: {prompt}".'
+        None, rich_help_panel=_PROMPTS,
+        help='How the large model sees a prompt, such as "Review: {prompt}".',
     ),
-    pair_template: str | None = typer.Option(None, help="How the pair sees a prompt."),
-    chat: bool = typer.Option(False, help="Send prompts through the chat templates."),
-    system: str = typer.Option("", help="System message for the chat templates."),
-    field: str = typer.Option("prompt", help="The input's field that holds the prompt."),
-    layout: Format = typer.Option(Format.auto, "--format", help="Of the input."),
+    pair_template: str | None = typer.Option(
+        None, help="How the pair sees a prompt.", rich_help_panel=_PROMPTS
+    ),
+    chat: bool = typer.Option(
+        False, "--chat", help="Send prompts through the chat templates.", rich_help_panel=_PROMPTS
+    ),
+    system: str = typer.Option(
+        "", help="System message for the chat templates.", rich_help_panel=_PROMPTS
+    ),
+    output: str = typer.Option(
+        "-", "--output", "-o", help="JSONL file; - is standard output.", rich_help_panel=_FILES
+    ),
+    layout: Format = typer.Option(
+        Format.auto, "--format", rich_help_panel=_FILES,
+        help="Of the input; alpaca-eval also of the output: a list for alpaca_eval.",
+    ),
+    field: str | None = typer.Option(
+        None, rich_help_panel=_FILES,
+        help="The field that holds the prompt.  [default: prompt; alpaca-eval: instruction]",
+    ),
     candidates: bool = typer.Option(
-        False, "--candidates", help="Also write the last pool, best first."
+        False, "--candidates", help="Also write the last pool, best first.", rich_help_panel=_FILES
     ),
-    batch: int | None = typer.Option(
-        None, help="Prompts searched at once.  [default: as many as make 256 rows]"
+    resume: bool = typer.Option(
+        False, "--resume", rich_help_panel=_RUN,
+        help="Go on with the finished rows of an interrupted run of the same command.",
     ),
-    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1 …"),
-    dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
-) -> None:
+    batch: str = typer.Option(
+        AUTO, help="Prompts searched at once; auto: as many as make 256 rows.",
+        rich_help_panel=_RUN,
+    ),
+) -> None:  # fmt: skip
     """Write guided text: the large model writes, the pair decides what is kept.
 
-    Input rows are {"prompt": "…"}; output rows are the same with "response", "score" (Σ log p_tuned
-    − log p_untuned, in nats), "finished" and "finish_reason" added. The output appears under its
-    name when it is complete; until then finished rows are in OUTPUT.partial.
+    Input rows are {"prompt": "…"} or {"prompt": [{"role": …, "content": …}, …]}; output rows are
+    the same with "response", "score", "finished" and "finish_reason" added. The score is the sum of
+    log p_tuned − log p_untuned in nats; where no pair is loaded, the large model's own log-prob of
+    the tokens as it drew them (after temperature and filters).
+
+    The output appears under its name when it is complete; until then finished rows are in
+    OUTPUT.partial, where --resume finds them.
     """
     plan = build_plan(
         method,
-        {"width": width, "samples": samples, "chunk": chunk, "temperature": temperature},
+        {
+            "width": width, "samples": samples, "chunk": chunk, "temperature": temperature,
+            "top_k": top_k, "top_p": top_p, "min_p": min_p,
+        },
         max_new_tokens=max_new_tokens,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
         stop=tuple(stop),
         seed=seed,
-    )
-    if batch is not None and batch < 1:
-        raise BadInput(f"--batch is {batch}; it must be a whole number >= 1")
+    )  # fmt: skip
+    asked = roles(method, plan, pair is not None)
+    if pair_template is not None and not asked.needs_pair:
+        raise BadInput(f"--pair-template has no meaning with --method {method.value} and no --pair")
+    check_batch(batch)
+    styles = build_styles(large_template, pair_template, chat, system)
     rows = read_rows(source, field, layout)
-    with ResultsFile(output) as results:
-        from w2s.cli.models import check_lengths, load_models
+    field = layout.field if field is None else field
+    written = _layout(layout, large, method, candidates)
+    results = ResultsFile(output, resume=resume, as_list=written.as_list)
+    try:
+        with results:
+            from w2s.cli.models import check_lengths, load_models, model_names
+            from w2s.cli.run_settings import run_settings
 
-        style = {"chat": chat, "system": system}
-        models = load_models(
-            large,
-            pair,
-            device=device,
-            dtype=dtype,
-            large_style={**style, "template": large_template},
-            pair_style={**style, "template": pair_template},
-        )
-        check_lengths(models, rows, field, plan)
-        at_once = batch or max(1, _ROWS_A_BATCH // plan.pool)
-        try:
-            _search(models, plan, rows, at_once, results, candidates)
-        except KeyboardInterrupt:
-            place = results.partial or results.name
-            raise Interrupted(
-                f"interrupted: {results.rows} of {len(rows)} rows are finished"
-                + (f" and kept in {place}" if results.rows else "")
-            ) from None
-        results.complete()
+            names = model_names(large, pair, asked.needs_pair)
 
+            def settings() -> dict[str, object]:
+                return run_settings(
+                    method=method.value, plan=plan, large=names[0], pair=names[1], styles=styles,
+                    rows=rows, dtype=dtype, field=field, candidates=candidates,
+                    format=layout.value if written.as_list else "jsonl",
+                )  # fmt: skip
 
-def _search(
-    models: Models,
-    plan: SearchPlan,
-    rows: list[Row],
-    at_once: int,
-    results: ResultsFile,
-    candidates: bool,
-) -> None:
-    from w2s.cli.progress import search_progress
-
-    with search_progress(len(rows), plan.max_new_tokens) as progress:
-        for first in range(0, len(rows), at_once):
-            part = rows[first : first + at_once]
-            found = models.search([row.prompt for row in part], plan, progress.on_chunk, first)
-            results.write(
-                [result_row(row, one, candidates) for row, one in zip(part, found, strict=True)]
-            )
-            progress.finish_batch(len(part))
-    typer.echo(
-        f"{len(rows)} prompts, {progress.tokens} tokens written in "
-        f"{progress.seconds:.1f} s ({progress.speed:.0f} tokens/s)",
-        err=True,
-    )
+            results.take_up(settings(), [row.fields for row in rows], written.added)
+            if resume:
+                _say_where(results, len(rows))
+            if results.was_complete:
+                return
+            check_chat(*names, styles, rows, field)
+            models = load_models(
+                large, pair, needs_pair=asked.needs_pair, device=device, dtype=dtype,
+                large_style=styles.large, pair_style=styles.pair,
+            )  # fmt: skip
+            check_lengths(models, rows, field, plan)
+            results.begin(settings())  # once more: a hub id's commit is known now
+            at_once = prompts_at_once(batch, plan)
+            search_rows(models, plan, rows, at_once, results, written)
+            results.complete()
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted: {results.state()}") from None
 
 
-def result_row(row: Row, found: SearchResult, candidates: bool) -> dict[str, object]:
-    """The input's fields, then what the search found."""
-    best = found.best
-    result: dict[str, object] = {
-        **row.fields,
-        "response": best.text,
-        "score": best.score,
-        "finished": best.finished,
-        "finish_reason": best.finish_reason,
-    }
-    if candidates:
-        result["candidates"] = [
-            {"response": c.text, "score": c.score, "finish_reason": c.finish_reason}
-            for c in found.candidates
-        ]
-    return result
+def _layout(layout: Format, large: str | None, method: Method, candidates: bool) -> Layout:
+    if layout is not Format.alpaca_eval:
+        return json_lines(candidates)
+    name = "SmolLM2-135M-Instruct" if large is None else Path(large).name
+    return alpaca_eval(f"{name}+{method.value}", candidates)
+
+
+def _say_where(results: ResultsFile, total: int) -> None:
+    if results.was_complete:
+        said = f"{results.name} is complete already: {total} rows"
+    elif results.rows:
+        said = f"going on after the {results.rows} of {total} rows in {results.partial}"
+    else:
+        said = "there is nothing to resume: starting from the beginning"
+    typer.echo(said, err=True)

@@ -1,0 +1,53 @@
+"""The settings of a run that its results depend on: what `--resume` compares."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from w2s.cli.fingerprint import identity
+from w2s.cli.plans import option
+
+if TYPE_CHECKING:
+    from w2s.cli.rows import Row
+    from w2s.cli.styles import Styles
+    from w2s.plan import SearchPlan
+
+
+def run_settings(
+    *,
+    method: str,
+    plan: SearchPlan,
+    large: str,
+    pair: Sequence[str],
+    styles: Styles,
+    rows: Sequence[Row],
+    **options: Any,
+) -> dict[str, Any]:
+    """Label -> value. options: of the command line, by their names.
+
+    Neither the size of a batch nor the device is among them: a row's draws do not depend on them.
+    """
+    settings: dict[str, Any] = {"--method": method}
+    for name, value in dataclasses.asdict(plan).items():
+        settings[option(name)] = list(value) if isinstance(value, tuple) else value
+    settings.update({option(name): value for name, value in options.items()})
+    settings["--large-template"] = styles.large["template"]
+    settings["--pair-template"] = styles.pair["template"] if pair else None
+    settings["--chat"], settings["--system"] = styles.large["chat"], styles.large["system"]
+    for role, name in zip(("large", "tuned", "untuned"), (large, *pair), strict=False):
+        place, files = identity(name)
+        settings[f"the {role} model"] = place
+        settings[f"the files of the {role} model"] = files
+    settings["the input"] = _digest(rows)
+    return settings
+
+
+def _digest(rows: Sequence[Row]) -> str:
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(json.dumps(row.fields).encode() + b"\n")
+    return f"{len(rows)} rows (sha256 {found.hexdigest()[:16]})"
