@@ -32,6 +32,11 @@ def stop_table(
         if tokenizer is None:
             raise SearchError("stop strings need a tokenizer; load the model as (model, tokenizer)")
         table = _follow_tokens(_byte_automaton(stop), token_bytes(tokenizer, vocab))
+        # A special token adds no bytes to a text; given by name, it stops as the token it is.
+        special = _special_tokens(tokenizer)
+        for token in (special[text] for text in stop if text in special):
+            if token < vocab:
+                table[START:, token] = ENDED_BY_STOP
     else:
         table = np.full((START + 1, vocab), START, dtype=np.int64)
     table[ENDED_BY_EOS] = ENDED_BY_EOS
@@ -93,7 +98,7 @@ def _follow_tokens(
 def token_bytes(tokenizer: Any, vocab: int) -> list[bytes]:
     """The bytes that each of `vocab` token ids adds to a text; special tokens add none."""
     ids = range(min(vocab, len(tokenizer)))
-    special = set(tokenizer.all_special_ids)
+    special = set(_special_tokens(tokenizer).values())
     pieces = tokenizer.convert_ids_to_tokens(list(ids))
     unicode_bytes = _byte_alphabet()
     byte_level = _is_byte_level(tokenizer)
@@ -108,6 +113,15 @@ def token_bytes(tokenizer: Any, vocab: int) -> list[bytes]:
         else:
             found.append(piece.replace("▁", " ").encode())
     return found + [b""] * (vocab - len(found))
+
+
+def _special_tokens(tokenizer: Any) -> dict[str, int]:
+    """Tokens that `decode(skip_special_tokens=True)` leaves out, by their text."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    found = {str(token): number for number, token in added.items() if token.special}
+    for text in tokenizer.all_special_tokens:
+        found[text] = tokenizer.convert_tokens_to_ids(text)
+    return found
 
 
 def _is_byte_level(tokenizer: Any) -> bool:

@@ -15,6 +15,7 @@ from support.tiny import (
     random_table,
     table_row,
     tiny_model,
+    word_tokenizer,
 )
 
 PROMPTS = [[5, 6, 7], [9], [4, 4, 8, 10, 12, 30, 2], [11, 12]]
@@ -220,6 +221,48 @@ def test_a_prompt_whose_kept_rows_ended_is_frozen_while_others_run():
     for result, pool in zip(found, expected, strict=True):
         assert [c.tokens for c in result.candidates] == [row.tokens for row in pool]
     assert [c.tokens for c in found[0].candidates] == [[7, EOS], [8, 9]]
+
+
+@pytest.mark.parametrize("clones", [False, True])
+@pytest.mark.parametrize(
+    ("width", "samples", "chunk", "limit"), [(4, 4, 5, 23), (2, 3, 2, 15), (1, 6, None, 20)]
+)
+def test_stop_strings_end_rows_as_in_the_papers_algorithm(width, samples, chunk, limit, clones):
+    """Drawn text with strings that end inside tokens and span them; prompts end at unlike times.
+
+    The slow search decides from the decoded text; it gets the drawn tokens, not where rows end.
+    """
+    words = word_tokenizer()
+    stop = ("7w1", "w9", "5</s>", "2w3")
+    plan = w2s.SearchPlan(width, samples, chunk, max_new_tokens=limit, stop=stop, clones=clones)
+    proposer = w2s.LocalProposer((TableModel(random_table(3)), words), plan)
+    rounds, drawn = [], proposer.extend
+
+    def extend(max_new):
+        found = drawn(max_new)
+        rounds.append(found.tokens.tolist())
+        return found
+
+    proposer.extend = extend
+    found = w2s.search(PROMPTS, proposer, table_pair(plan), plan)
+
+    def stops(tokens):
+        return any(s in words.decode(tokens, skip_special_tokens=True) for s in stop)
+
+    expected = slow_cbs(
+        PROMPTS, rounds, width, samples, log_ratio, eos=EOS, clones=clones, stops=stops
+    )
+    reasons = set()
+    for result, pool in zip(found, expected, strict=True):
+        assert [c.tokens for c in result.candidates] == [row.tokens for row in pool]
+        assert [c.finished for c in result.candidates] == [row.finished for row in pool]
+        for candidate, row in zip(result.candidates, pool, strict=True):
+            assert candidate.score == pytest.approx(row.score, abs=1e-5)
+            by_stop = row.finished and row.tokens[-1] != EOS
+            assert (candidate.finish_reason == "stop") == by_stop
+            assert not any(s in candidate.text for s in stop)
+            reasons.add(candidate.finish_reason)
+    assert {"eos", "stop"} <= reasons
 
 
 def test_a_search_ends_when_all_prompts_have_ended():

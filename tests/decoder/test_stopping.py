@@ -1,5 +1,6 @@
 """Stop strings: the automaton against decoding the text and looking."""
 
+import copy
 import random
 
 import pytest
@@ -115,6 +116,18 @@ def test_text_ends_before_the_stop_string_and_the_score_covers_the_tokens(tokeni
             assert text.startswith(candidate.text)
             assert any(s in text for s in plan.stop)
             assert not any(s in model.decode(candidate.tokens[:-1]) for s in plan.stop)
+
+
+def test_a_special_token_given_by_name_stops_though_it_adds_no_text(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|turn|>"]})
+    turn = tokenizer.convert_tokens_to_ids("<|turn|>")
+    assert token_bytes(tokenizer, turn + 1)[turn] == b""
+    table = stop_table(turn + 5, [7], ("<|turn|>", "end"), tokenizer, torch.device("cpu"))
+    assert (table[START:, turn] == ENDED_BY_STOP).all()
+    assert (table[START:, 7] == ENDED_BY_EOS).all()
+    narrow = stop_table(turn, [7], ("<|turn|>",), tokenizer, torch.device("cpu"))
+    assert narrow.shape[1] == turn
 
 
 def test_stop_strings_need_a_tokenizer():

@@ -36,10 +36,14 @@ def slow_cbs(
     *,
     eos: int,
     clones: bool = False,
+    stops: Callable[[Sequence[int]], bool] = lambda tokens: False,
 ) -> list[list[Row]]:
-    """The last scored pool of each prompt: what counts, best first."""
+    """The last scored pool of each prompt: what counts, best first.
+
+    `stops(tokens)`: whether a response ends behind these tokens for another reason than EOS.
+    """
     return [
-        _one_prompt(prompt, p, rounds, width, samples, log_ratio, eos, clones)
+        _one_prompt(prompt, p, rounds, width, samples, log_ratio, eos, clones, stops)
         for p, prompt in enumerate(prompts)
     ]
 
@@ -53,6 +57,7 @@ def _one_prompt(
     log_ratio: LogRatio,
     eos: int,
     clones: bool,
+    stops: Callable[[Sequence[int]], bool],
 ) -> list[Row]:
     size, born = width * samples, 0
     rows = [Row() for _ in range(size)]
@@ -67,7 +72,7 @@ def _one_prompt(
                 else:
                     row.score += log_ratio(prompt, row.tokens, token)
                     row.tokens.append(token)
-                    row.finished = token == eos
+                    row.finished = token == eos or stops(row.tokens)
                 if row.finished:
                     row.clone, born = born, born + 1
                     break
