@@ -58,6 +58,7 @@ setup(
     packages=[
         "w2s_kernels", "w2s_kernels.ops", "w2s_kernels.triton_kernels",
         "w2s", "w2s.cli", "w2s.proposers", "w2s.scorers", "w2s.train", "w2s.embedded",
+        "w2s.preflight",
     ],
     package_data={
         "w2s_kernels": ["py.typed", "_build_error.txt"],

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from w2s.loop import guide, search
     from w2s.models import Model, load
     from w2s.plan import SearchPlan
+    from w2s.preflight import Finding, check
     from w2s.proposers import Chunk, Proposer
     from w2s.proposers.guided import GuidedProposer
     from w2s.proposers.local import LocalProposer
@@ -51,6 +52,8 @@ _HOME = {
     "Model": "models",
     "load": "models",
     "SearchPlan": "plan",
+    "Finding": "preflight",
+    "check": "preflight",
     "Chunk": "proposers",
     "Proposer": "proposers",
     "GuidedProposer": "proposers.guided",
@@ -72,6 +75,7 @@ __all__ = [
     "Chunk",
     "ChunkTrace",
     "EnsembleScorer",
+    "Finding",
     "GuidedProposer",
     "HeadError",
     "LocalProposer",
@@ -90,6 +94,7 @@ __all__ = [
     "TextBridgeScorer",
     "VocabularyError",
     "W2SError",
+    "check",
     "guide",
     "load",
     "score",

@@ -24,6 +24,14 @@ class PromptError(W2SError, ValueError):
     """A prompt or a prompt template cannot be used."""
 
 
+class SpecialTokenError(PromptError):
+    """A prompt would hold a special token twice: written in its text and added by the tokenizer."""
+
+
+class ChatTemplateError(PromptError):
+    """A chat template is missing, or cannot render the messages."""
+
+
 class VocabularyError(W2SError, ValueError):
     """Models that must read the same tokens have different vocabularies or tokenizers."""
 

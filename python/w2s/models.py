@@ -219,7 +219,7 @@ def load(
     if device != "auto":
         module = module.to(device)
     if dtype != "auto":
-        module = module.to(_dtype(dtype))
+        module = module.to(resolve_dtype(dtype))
     return _make(module, own if tokenizer is None else tokenizer, style)
 
 
@@ -238,7 +238,7 @@ def as_model(source: Any) -> Model:
     return source if isinstance(source, Model) else load(source)
 
 
-def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ModelError(f"dtype {dtype!r} is not a floating-point dtype of torch, like 'bfloat16'")
@@ -264,7 +264,7 @@ def _from_pretrained(
         ) from error
     wanted: Any = "auto" if dtype == "auto" and device.type != "cpu" else None
     if wanted is None:
-        wanted = torch.float32 if dtype == "auto" else _dtype(dtype)
+        wanted = torch.float32 if dtype == "auto" else resolve_dtype(dtype)
     where, files = source, {}
     if source.endswith(".gguf"):
         path = Path(source)

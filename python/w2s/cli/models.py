@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from w2s.cli.errors import BadInput, one_sentence
 from w2s.errors import W2SError
 
@@ -98,28 +100,31 @@ def load_models(
 ) -> Models:
     """Loads the models; None stands for the embedded ones. Without `needs_pair`, only the large.
 
-    A pair's folder without tokenizer files is taken to use the large model's tokenizer.
+    A pair's folder without tokenizer files is taken to use the large model's tokenizer. What `w2s
+    check` would find is found before any weight is loaded; its warnings go to standard error.
 
     Raises:
-        BadInput: a model cannot be loaded, or the three do not read the same tokens.
+        BadInput: a model cannot be loaded, or the models do not fit together.
     """
     import w2s
-    from w2s.models import lacks_tokenizer
-    from w2s.vocabulary import require_same_tokens
+    from w2s.preflight import require_fit
 
     quiet_transformers()
     name, members = model_names(large, pair, needs_pair)
     try:
-        first = w2s.load(name, device=device, dtype=dtype, **(large_style or {}))
-        loaded = tuple(
-            w2s.load(
-                member, tokenizer=first.tokenizer if lacks_tokenizer(member) else None,
-                device=device, dtype=dtype, **(pair_style or {}),
-            )
-            for member in members
+        report = require_fit(
+            name, (members[0], members[1]) if members else None, device=device, dtype=dtype,
+            large_style=large_style, pair_style=pair_style,
         )  # fmt: skip
-        for member in loaded:
-            require_same_tokens(first, member)
+        for finding in report.warnings:
+            typer.echo(f"w2s: warning: {finding.sentence}", err=True)
+        styles = (large_style, pair_style, pair_style)[: 1 + len(members)]
+        first, *loaded = (
+            w2s.load(source, tokenizer=tokenizer, device=device, dtype=dtype, **(style or {}))
+            for source, tokenizer, style in zip(
+                (name, *members), report.tokenizers, styles, strict=True
+            )
+        )
     except (W2SError, ImportError, OSError) as error:
         raise BadInput(one_sentence(error)) from error
     return Models(first, (loaded[0], loaded[1]) if loaded else None)

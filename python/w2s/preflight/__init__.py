@@ -1,0 +1,204 @@
+"""`check`: do these models fit together? Asked of configs, tokenizers and file headers only.
+
+`examine` collects the findings, `check` returns them, `require_fit` raises the first error and is
+what a search calls before any weight is loaded.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from w2s.errors import PromptError
+from w2s.models import resolve_dtype
+from w2s.plan import SearchPlan
+from w2s.preflight.card import Card, read_card
+from w2s.preflight.finding import Finding, Level, error, worst_first
+from w2s.preflight.machine_rules import (
+    device_findings,
+    dtype_findings,
+    placement_findings,
+    resolve_device,
+)
+from w2s.preflight.model_rules import model_findings, pair_member_findings
+from w2s.preflight.pair_rules import pair_findings
+from w2s.preflight.prompt_rules import chat_findings, prompt_findings
+from w2s.prompts import Prompt, PromptStyle
+
+__all__ = ["Finding", "Level", "Report", "check", "examine", "require_fit"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found, worst first, and what was looked at to find it.
+
+    tokenizers: of large, tuned, untuned (those that were given, in this order), so that loading
+    need not read them again.
+    """
+
+    findings: list[Finding]
+    looked_at: list[str]
+    tokenizers: list[Any]
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.level == "error"]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.level == "warning"]
+
+
+def check(
+    large: Any,
+    tuned: Any,
+    untuned: Any,
+    *,
+    plan: SearchPlan | None = None,
+    prompts: Sequence[Prompt] | None = None,
+    large_template: str | None = None,
+    pair_template: str | None = None,
+    chat: bool = False,
+    system: str = "",
+    chat_template: str | os.PathLike[str] | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    tokenizer: Any = None,
+    **kwargs: Any,
+) -> list[Finding]:
+    """Looks for what would keep three models from working together; loads no weights.
+
+    large, tuned, untuned: whatever `load` takes. Of folders and hub ids it reads the configs,
+      tokenizers, generation configs and the headers of the safetensors files; of models that are
+      given as objects it looks at the objects.
+    plan, prompts: with them, lengths are checked against each model's context.
+    large_template, pair_template, chat, system, chat_template: how the models see a prompt, as for
+      `load`. A `Model` has its own.
+    device, dtype, tokenizer, kwargs: as for `load`.
+
+    Returns the findings, errors first; an empty list is good news. docs/check.md lists the codes.
+    Raises `ModelError` for a model that does not exist, and for a device or dtype that is none.
+    """
+    style = {"chat": chat, "system": system, "chat_template": chat_template}
+    return examine(
+        large,
+        (tuned, untuned),
+        plan=plan,
+        prompts=prompts,
+        large_style={**style, "template": large_template},
+        pair_style={**style, "template": pair_template},
+        device=device,
+        dtype=dtype,
+        tokenizer=tokenizer,
+        options=kwargs,
+    ).findings
+
+
+def examine(
+    large: Any,
+    pair: tuple[Any, Any] | None,
+    *,
+    plan: SearchPlan | None = None,
+    prompts: Sequence[Prompt] | None = None,
+    large_style: Mapping[str, Any] | None = None,
+    pair_style: Mapping[str, Any] | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    tokenizer: Any = None,
+    options: Mapping[str, Any] | None = None,
+) -> Report:
+    """`check` for any of the models: `large` or `pair` may be None.
+
+    large_style, pair_style: the keywords of `PromptStyle`. options: `load`'s for from_pretrained.
+    """
+    where = resolve_device(device)
+    if dtype != "auto":
+        resolve_dtype(dtype)
+    others = dict(options or {})
+    findings: list[Finding] = []
+    if "device_map" not in others:
+        findings += device_findings(where)
+    sources = [] if large is None else [("the large model", large, large_style)]
+    if pair is not None:
+        sources += [("the tuned model", pair[0], pair_style)]
+        sources += [("the untuned model", pair[1], pair_style)]
+    cards: list[Card] = []
+    for role, source, style in sources:
+        lender = cards[0].tokenizer if cards and large is not None else None
+        made = _style(style, findings)
+        cards.append(
+            read_card(role, source, made, tokenizer=tokenizer, lender=lender, options=others)
+        )
+    first = None if large is None else cards[0]
+    members = cards if large is None else cards[1:]
+    findings += _found(first, members, plan, prompts, dtype, where)
+    return Report(
+        worst_first(iter(dict.fromkeys(findings))),
+        [_looked_at(card) for card in cards],
+        [card.tokenizer for card in cards],
+    )
+
+
+def _style(settings: Mapping[str, Any] | None, findings: list[Finding]) -> PromptStyle:
+    given = {key: value for key, value in (settings or {}).items() if value is not None}
+    if "chat_template" in given:
+        given["chat_template"] = os.fspath(given["chat_template"])
+    try:
+        return PromptStyle(**given)
+    except PromptError as reason:
+        what, _, advice = str(reason).rpartition("; ")
+        if not what:
+            what, advice = str(reason), "give a file that can be read"
+        findings.append(error("template", what, advice))
+        return PromptStyle()
+
+
+def _found(
+    large: Card | None,
+    pair: Sequence[Card],
+    plan: SearchPlan | None,
+    prompts: Sequence[Prompt] | None,
+    dtype: str | torch.dtype,
+    device: torch.device,
+) -> Iterator[Finding]:
+    cards = [*([] if large is None else [large]), *pair]
+    for card in cards:
+        yield from model_findings(card, plan, device)
+    for member in pair:
+        yield from pair_member_findings(member)
+    if pair:
+        yield from pair_findings(large, *pair)
+    for card in cards:
+        yield from prompt_findings(card, prompts, plan)
+    if large is not None and pair:
+        yield from chat_findings(large, *pair)
+    yield from placement_findings(cards)
+    yield from dtype_findings(large, pair, dtype, device)
+
+
+def _looked_at(card: Card) -> str:
+    """One line a model, for a report that finds nothing."""
+    parts = [card.who]
+    if card.module is not None and card.columns is not None:
+        parts.append(f"{type(card.module).__name__}, {card.columns} columns of logits")
+    if card.tokenizer is not None:
+        parts.append(f"a tokenizer of {len(card.tokenizer)} tokens")
+    if card.weights is not None and card.weights.tensors:
+        files = len({tensor.file for tensor in card.weights.tensors.values()})
+        noun = "file" if files == 1 else "files"
+        parts.append(f"{len(card.weights.tensors)} tensors in {files} weight {noun}")
+    return ": ".join([parts[0], ", ".join(parts[1:])]) if len(parts) > 1 else parts[0]
+
+
+def require_fit(large: Any, pair: tuple[Any, Any] | None, **settings: Any) -> Report:
+    """Raises the first error that `examine(large, pair, **settings)` finds, as a search would.
+
+    Raises `VocabularyError`, `PromptError` or `ModelError`, in one sentence; returns the report
+    (its warnings and notes) when there is no error.
+    """
+    report = examine(large, pair, **settings)
+    for finding in report.errors:
+        raise finding.error()
+    return report

@@ -1,0 +1,93 @@
+"""Findings about where the models will run: device and dtype."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from w2s.errors import ModelError
+from w2s.models import resolve_dtype
+from w2s.preflight.card import Card
+from w2s.preflight.finding import Finding, error, note
+
+# Mean error of a 48-token score, in nats, by rounding to these dtypes: the embedded pair on review
+# texts, against its scores in float32, which are 3.0 in size.
+_ROUNDING = {torch.bfloat16: 0.09, torch.float16: 0.01}
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """What `load` makes of `device`; `ModelError` for something that names none."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError as reason:
+        raise ModelError(
+            f"device {device!r} is not a torch device, like 'cpu' or 'cuda:0'"
+        ) from reason
+
+
+def device_findings(device: torch.device) -> Iterator[Finding]:
+    """The device is there."""
+    if device.type != "cuda":
+        return
+    count = torch.cuda.device_count()
+    if count == 0:
+        yield error("device", f"{device} is asked for, and torch sees no CUDA device", "use cpu")
+    elif (device.index or 0) >= count:
+        yield error(
+            "device",
+            f"{device} is asked for, and torch sees {count} CUDA devices",
+            f"use cuda:0 to cuda:{count - 1}" if count > 1 else "use cuda:0",
+        )
+
+
+def dtype_findings(
+    large: Card | None,
+    pair: Sequence[Card],
+    dtype: str | torch.dtype,
+    device: torch.device,
+) -> Iterator[Finding]:
+    """A dtype that is slow where it runs, or that rounds the scores."""
+    everyone = [*([] if large is None else [large]), *pair]
+    slow = [c.who for c in everyone if _runs_in(c, dtype, device) == (torch.float16, "cpu")]
+    if slow:
+        yield note(
+            "slow-dtype",
+            f"float16 is slow on a CPU ({', '.join(slow)})",
+            "use float32, or bfloat16 on a CPU that has it",
+        )
+    for card in pair:
+        rounded = _runs_in(card, dtype, device)[0]
+        if rounded in _ROUNDING:
+            yield note(
+                "pair-rounding",
+                f"{card.who} runs in {str(rounded).removeprefix('torch.')}, which rounds scores: "
+                f"the embedded pair's by about {_ROUNDING[rounded]} of 3.0 nats over 48 tokens",
+                "use float32 for the pair where near-ties matter; it is small",
+            )
+            return
+
+
+def placement_findings(cards: Sequence[Card]) -> Iterator[Finding]:
+    """Loaded models lie on one device."""
+    places = {card.who: next(card.module.parameters()).device for card in cards if card.loaded}
+    if len(set(places.values())) > 1:
+        named = ", ".join(f"{who} on {place}" for who, place in places.items())
+        yield error("devices", f"the models are on several devices: {named}", "move them to one")
+
+
+def _runs_in(
+    card: Card, dtype: str | torch.dtype, device: torch.device
+) -> tuple[torch.dtype | None, str]:
+    """The dtype and the kind of device that a model will compute with."""
+    if card.module is None:
+        return None, device.type
+    if card.loaded and dtype == "auto":
+        return card.module.dtype, next(card.module.parameters()).device.type
+    if dtype != "auto":
+        return resolve_dtype(dtype), device.type
+    if device.type == "cpu":
+        return torch.float32, "cpu"
+    stored: Any = getattr(card.config, "dtype", None)
+    return (stored if isinstance(stored, torch.dtype) else None), device.type
