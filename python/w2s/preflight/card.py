@@ -20,7 +20,7 @@ from w2s.preflight.finding import Finding, error, note
 from w2s.preflight.weights import Weights, read_weights
 from w2s.prompts import PromptStyle
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _ADAPTER = "adapter_config.json"
 
 
@@ -174,7 +174,9 @@ def _read_adapter(card: Card, folder: Path, options: dict[str, Any]) -> None:
     from importlib.util import find_spec
 
     try:
-        base = str(json.loads((folder / _ADAPTER).read_text())["base_model_name_or_path"])
+        base = json.loads((folder / _ADAPTER).read_text())["base_model_name_or_path"]
+        if not isinstance(base, str):
+            raise TypeError(f"base_model_name_or_path is {base!r}")
     except (OSError, ValueError, KeyError, TypeError) as reason:
         card.findings.append(
             error(
