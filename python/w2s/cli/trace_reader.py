@@ -1,0 +1,327 @@
+"""Reads a trace back as rounds of candidates that know where they came from and what became of
+them. The format is described in `trace_file`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from w2s.cli.errors import BadInput
+from w2s.cli.trace_file import FORMAT, VERSION
+
+
+class Fate(StrEnum):
+    """What the selection at the end of a round did with a candidate.
+
+    filler: kept only to fill a place, never returned. clone: a copy of a finished candidate that
+    already holds a place. unscored: its score is NaN.
+    """
+
+    kept = "kept"
+    filler = "filler"
+    dropped = "dropped"
+    clone = "clone"
+    unscored = "unscored"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One candidate at the end of a round.
+
+    row: its place in the pool. parent: its row in the round before, None in the first round.
+    gained, text: what this round added, and the whole response so far. tokens: of the response.
+    score: running, NaN where it has none. gain: score less the parent's. ended: in this round.
+    on_path: the winner, or one of its ancestors.
+    """
+
+    row: int
+    parent: int | None
+    gained: str
+    text: str
+    tokens: int
+    new_tokens: int
+    score: float
+    gain: float
+    finished: bool
+    ended: bool
+    fate: Fate
+    on_path: bool = False
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round of one prompt: `nodes[row]`, and the rows in the order of their scores."""
+
+    number: int
+    written: int
+    seconds: float
+    nodes: tuple[Node, ...]
+    ranked: tuple[int, ...]
+
+    def children(self, row: int) -> list[Node]:
+        """The candidates of this round that continue `row` of the round before, best first."""
+        return [self.nodes[r] for r in self.ranked if self.nodes[r].parent == row]
+
+
+@dataclass
+class PromptTrace:
+    """The lines of one prompt; `rounds_of` makes sense of them. result: None until it ended."""
+
+    place: int
+    text: str
+    chunks: list[Mapping[str, Any]] = field(default_factory=list)
+    result: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A trace file. notes: sentences on what is missing, such as the end of an interrupted run."""
+
+    name: str
+    header: Mapping[str, Any]
+    prompts: tuple[PromptTrace, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def plan(self) -> Mapping[str, Any]:
+        """The settings of the search by name."""
+        plan: Mapping[str, Any] = self.header["plan"]
+        return plan
+
+
+def read_trace(source: str) -> Trace:
+    """The trace in the file `source`; a last line that was cut off is left out with a note.
+
+    Raises:
+        BadInput: the file cannot be read, is no trace, is one of another version, or has a line
+            that does not fit; the message names the line.
+    """
+    lines = _read(source).split("\n")
+    notes: list[str] = []
+    if lines[-1] and _parsed(lines[-1]) is None:
+        notes.append(f"line {len(lines)} is cut off: the run was interrupted while writing it")
+        lines[-1] = ""
+    records = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not records:
+        raise BadInput(f"{source}: is empty; w2s search --trace FILE writes a trace")
+    header = _header(source, records[0][1])
+    prompts: dict[int, PromptTrace] = {}
+    for number, line in records[1:]:
+        _take(f"{source}, line {number}", _parsed(line), header["plan"], prompts)
+    unfinished = sum(prompt.result is None for prompt in prompts.values())
+    if unfinished:
+        notes.append(
+            f"{unfinished} of {len(prompts)} prompts have no result: their search did not end"
+        )
+    ordered = tuple(prompts[place] for place in sorted(prompts))
+    return Trace(source, header, ordered, tuple(notes))
+
+
+def _read(source: str) -> str:
+    try:
+        return Path(source).read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        hint = f"; {source}.partial is there" if Path(source + ".partial").exists() else ""
+        raise BadInput(f"{source}: there is no such file{hint}") from None
+    except OSError as error:
+        raise BadInput(f"{source}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        # A run killed in the middle of a character leaves half of it at the very end.
+        data: bytes = error.object
+        if b"\n" not in data[error.start :] and error.end >= len(data) - 3:
+            return data[: error.start].decode("utf-8-sig")
+        line = data.count(b"\n", 0, error.start) + 1
+        raise BadInput(f"{source}, line {line}: is not UTF-8 text") from error
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+
+
+def _header(source: str, line: str) -> Mapping[str, Any]:
+    header = _parsed(line)
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise BadInput(
+            f'{source}, line 1: is not the header of a trace ("format": "{FORMAT}"); '
+            "w2s search --trace FILE writes one"
+        )
+    if header.get("version") != VERSION:
+        raise BadInput(
+            f"{source}, line 1: the trace has format version {header.get('version')!r:.20}, this "
+            f"w2s reads version {VERSION}; draw it with the w2s that wrote it"
+        )
+    plan = header.get("plan")
+    sizes = [plan.get(name) for name in ("width", "samples")] if isinstance(plan, dict) else []
+    if not sizes or not all(_is_index(size) and size > 0 for size in sizes):
+        raise BadInput(f'{source}, line 1: "plan" must have width and samples, whole numbers >= 1')
+    return header
+
+
+def _take(
+    place: str, record: Any, plan: Mapping[str, Any], prompts: dict[int, PromptTrace]
+) -> None:
+    """Adds a line's record to its prompt."""
+    if not isinstance(record, dict):
+        raise BadInput(f"{place}: is not a JSON object")
+    kind, prompt = record.get("kind"), record.get("prompt")
+    if kind not in ("prompt", "chunk", "result"):
+        raise BadInput(f'{place}: "kind" is {kind!r:.40}; it must be prompt, chunk or result')
+    if not _is_index(prompt):
+        raise BadInput(f'{place}: "prompt" is {prompt!r:.40}; it must be a whole number >= 0')
+    if kind == "prompt":
+        if not isinstance(record.get("text"), str):
+            raise BadInput(f'{place}: "text" must be a string')
+        prompts[prompt] = PromptTrace(prompt, record["text"])
+        return
+    if prompt not in prompts:
+        raise BadInput(f'{place}: there is no "prompt" line for prompt {prompt} before it')
+    one = prompts[prompt]
+    if kind == "result":
+        size = plan["width"] * plan["samples"]
+        row = record.get("row")
+        if row is not None and not (_is_index(row) and row < size):
+            raise BadInput(f'{place}: "row" is {row!r:.40}; it must be null or in [0, {size})')
+        one.result = record
+        return
+    _check_chunk(place, record, plan, len(one.chunks))
+    one.chunks.append(record)
+
+
+def _check_chunk(place: str, record: Any, plan: Mapping[str, Any], expected: int) -> None:
+    width, size = plan["width"], plan["width"] * plan["samples"]
+    if record.get("chunk") != expected or isinstance(record.get("chunk"), bool):
+        raise BadInput(f'{place}: "chunk" is {record.get("chunk")!r:.40}; it must be {expected}')
+    checks: dict[str, tuple[int, Any, str]] = {
+        "tokens": (size, lambda x: isinstance(x, list) and all(map(_is_index, x)), "lists of ids"),
+        "texts": (size, lambda x: isinstance(x, str), "strings"),
+        "scores": (size, _is_score, 'numbers, null, "inf" or "-inf"'),
+        "finished": (size, lambda x: isinstance(x, bool), "true or false"),
+        "parents": (size, lambda x: _is_index(x) and x < size, f"whole numbers in [0, {size})"),
+        "valid": (width, lambda x: isinstance(x, bool), "true or false"),
+    }
+    for name, (count, fits, what) in checks.items():
+        value = record.get(name)
+        if not isinstance(value, list) or len(value) != count or not all(map(fits, value)):
+            raise BadInput(f'{place}: "{name}" must be a list of {count} {what}')
+    if not _is_index(record.get("written")) or not isinstance(record.get("frozen"), bool):
+        raise BadInput(f'{place}: needs "written" (tokens so far) and "frozen" (true or false)')
+    rewrites = record.get("rewrites", {})
+    if not isinstance(rewrites, dict) or not all(isinstance(x, str) for x in rewrites.values()):
+        raise BadInput(f'{place}: "rewrites" must map rows to texts')
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_score(value: Any) -> bool:
+    if isinstance(value, str):
+        return value in ("inf", "-inf")
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _score(value: float | str | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def rounds_of(prompt: PromptTrace, plan: Mapping[str, Any]) -> list[Round]:
+    """The prompt's rounds, each candidate with its text, its fate and whether it led to the winner.
+
+    A search that did not end has no winner and no path.
+    """
+    rounds: list[Round] = []
+    # Finished candidates bear the (round, row) they ended in; who bears the same are clones.
+    origin: list[tuple[int, int] | None] = []
+    for number, chunk in enumerate(prompt.chunks):
+        before = rounds[-1].nodes if rounds else None
+        parents = prompt.chunks[number - 1]["parents"] if before else None
+        nodes: list[Node] = []
+        ended: list[tuple[int, int] | None] = []
+        for row, finished in enumerate(chunk["finished"]):
+            parent = None if before is None else before[parents[row]]
+            inherited = None if parent is None else origin[parent.row]
+            ended.append((inherited or (number, row)) if finished else None)
+            nodes.append(_node(row, parent, chunk, finished and inherited is None))
+        origin = ended
+        ranked = sorted(range(len(nodes)), key=lambda r: (_descending(nodes[r].score), r))
+        fates = _fates(chunk, plan, nodes, ranked, origin)
+        rounds.append(
+            Round(
+                number=number,
+                written=chunk["written"],
+                seconds=float(chunk.get("seconds", 0.0)),
+                nodes=tuple(replace(n, fate=f) for n, f in zip(nodes, fates, strict=True)),
+                ranked=tuple(ranked),
+            )
+        )
+    return _mark_path(rounds, None if prompt.result is None else prompt.result["row"])
+
+
+def _node(row: int, parent: Node | None, chunk: Mapping[str, Any], ended: bool) -> Node:
+    gained, ids = chunk["texts"][row], chunk["tokens"][row]
+    score = _score(chunk["scores"][row])
+    text = ("" if parent is None else parent.text) + gained
+    return Node(
+        row=row,
+        parent=None if parent is None else parent.row,
+        gained=gained,
+        text=chunk.get("rewrites", {}).get(str(row), text),
+        tokens=len(ids) + (0 if parent is None else parent.tokens),
+        new_tokens=len(ids),
+        score=score,
+        gain=score if parent is None else score - parent.score,
+        finished=chunk["finished"][row],
+        ended=ended,
+        fate=Fate.dropped,
+    )
+
+
+def _descending(score: float) -> float:
+    return math.inf if math.isnan(score) else -score
+
+
+def _fates(
+    chunk: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    nodes: Sequence[Node],
+    ranked: Sequence[int],
+    origin: Sequence[tuple[int, int] | None],
+) -> list[Fate]:
+    fates = [Fate.dropped] * len(nodes)
+    seen: set[tuple[int, int]] = set()
+    counted = []
+    for row in ranked:
+        number = origin[row]
+        if math.isnan(nodes[row].score):
+            fates[row] = Fate.unscored
+        elif number is not None and number in seen and not plan.get("clones", False):
+            fates[row] = Fate.clone
+        else:
+            counted.append(row)
+        if number is not None:
+            seen.add(number)
+    # A frozen prompt's rows stay where they are: `parents` says nothing of who was kept.
+    kept = counted if chunk["frozen"] else chunk["parents"][:: plan["samples"]]
+    for row, counts in zip(kept, chunk["valid"], strict=False):
+        fates[row] = Fate.kept if counts else Fate.filler
+    return fates
+
+
+def _mark_path(rounds: Sequence[Round], winner: int | None) -> list[Round]:
+    marked: list[Round] = []
+    row = winner
+    for one in reversed(rounds):
+        nodes = list(one.nodes)
+        if row is not None:
+            nodes[row] = replace(nodes[row], on_path=True)
+            row = nodes[row].parent
+        marked.append(replace(one, nodes=tuple(nodes)))
+    return marked[::-1]
