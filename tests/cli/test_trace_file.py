@@ -19,8 +19,8 @@ def as_bytes(tokens):
     return bytes(tokens).decode("utf-8", errors="replace")
 
 
-def trace_file(target, decode=as_bytes, plan=PLAN):
-    return TraceFile(str(target), trace_header(plan, "cbs", MODELS), decode)
+def trace_file(target, *, resume=False, method="cbs"):
+    return TraceFile(str(target), trace_header(PLAN, method, MODELS), resume=resume)
 
 
 def a_round(number, tokens, *, scores, parents=((0, 0),), frozen=(False,), finished=None):
@@ -50,7 +50,7 @@ def lines_of(path):
 
 def test_a_trace_holds_all_of_a_search(tmp_path):
     with trace_file(tmp_path / "t.jsonl") as trace:
-        trace.start(5, ["The film"])
+        trace.start(5, ["The film"], as_bytes)
         trace.on_chunk(a_round(0, [[97, 98], [99, 100]], scores=[[1.0, 2.5]], parents=[[1, 1]]))
         trace.on_chunk(a_round(1, [[101, 102], [103]], scores=[[3.0, float("nan")]]))
         trace.finish([a_result("cdef", [99, 100, 101, 102], 3.0)])
@@ -70,7 +70,7 @@ def test_a_trace_holds_all_of_a_search(tmp_path):
 def test_half_a_character_waits_for_its_other_half(tmp_path):
     euro = list("€".encode())
     with trace_file(tmp_path / "t.jsonl") as trace:
-        trace.start(0, ["p"])
+        trace.start(0, ["p"], as_bytes)
         trace.on_chunk(a_round(0, [[97, euro[0]], [97, 98]], scores=[[1.0, 0.0]]))
         trace.on_chunk(a_round(1, [euro[1:], [98, euro[0]]], scores=[[1.0, 0.0]]))
         trace.complete()
@@ -82,8 +82,8 @@ def test_half_a_character_waits_for_its_other_half(tmp_path):
 
 
 def test_a_text_that_changes_behind_us_is_written_whole(tmp_path):
-    with trace_file(tmp_path / "t.jsonl", decode=lambda ids: as_bytes(ids[::-1])) as trace:
-        trace.start(0, ["p"])
+    with trace_file(tmp_path / "t.jsonl") as trace:
+        trace.start(0, ["p"], lambda ids: as_bytes(ids[::-1]))
         trace.on_chunk(a_round(0, [[97], [98]], scores=[[1.0, 0.0]], parents=[[0, 1]]))
         trace.on_chunk(a_round(1, [[99], []], scores=[[1.0, 0.0]]))
         trace.complete()
@@ -93,7 +93,7 @@ def test_a_text_that_changes_behind_us_is_written_whole(tmp_path):
 def test_a_frozen_prompt_writes_no_more_lines(tmp_path):
     both = {"scores": [[1.0, 0.0], [1.0, 0.0]], "parents": [[0, 1], [0, 1]]}
     with trace_file(tmp_path / "t.jsonl") as trace:
-        trace.start(0, ["p", "q"])
+        trace.start(0, ["p", "q"], as_bytes)
         trace.on_chunk(a_round(0, [[97], [97], [97], [97]], frozen=[True, False], **both))
         trace.on_chunk(a_round(1, [[], [], [97], [97]], frozen=[True, False], **both))
         trace.complete()
@@ -103,7 +103,7 @@ def test_a_frozen_prompt_writes_no_more_lines(tmp_path):
 
 def test_an_interruption_leaves_every_round_so_far(tmp_path):
     with contextlib.suppress(KeyboardInterrupt), trace_file(tmp_path / "t.jsonl") as trace:
-        trace.start(0, ["p"])
+        trace.start(0, ["p"], as_bytes)
         trace.on_chunk(a_round(0, [[97], [98]], scores=[[1.0, 0.0]]))
         kept = lines_of(tmp_path / "t.jsonl.partial")  # already there, nothing is waited for
         raise KeyboardInterrupt
@@ -119,8 +119,53 @@ def test_a_trace_that_cannot_be_written_is_known_at_once(tmp_path):
 def test_a_result_without_a_score_names_no_winner(tmp_path):
     nan = float("nan")
     with trace_file(tmp_path / "t.jsonl") as trace:
-        trace.start(0, ["p"])
+        trace.start(0, ["p"], as_bytes)
         trace.on_chunk(a_round(0, [[97], [98]], scores=[[nan, nan]]))
         trace.finish([SearchResult("p", [])])
         trace.complete()
     assert lines_of(tmp_path / "t.jsonl")[-1] == {"kind": "result", "prompt": 0, "row": None}
+
+
+def test_a_resumed_trace_goes_on_behind_the_torn_line(tmp_path):
+    with trace_file(tmp_path / "t.jsonl") as trace:
+        trace.start(0, ["p"], as_bytes)
+    with (tmp_path / "t.jsonl.partial").open("a") as torn:
+        torn.write('{"kind": "chu')
+    with trace_file(tmp_path / "t.jsonl", resume=True) as trace:
+        trace.start(0, ["p"], as_bytes)
+        trace.complete()
+    assert [line["kind"] for line in lines_of(tmp_path / "t.jsonl")] == ["header", *["prompt"] * 2]
+
+
+def test_the_trace_of_an_interrupted_run_is_not_overwritten(tmp_path):
+    with trace_file(tmp_path / "t.jsonl") as trace:
+        trace.start(0, ["p"], as_bytes)
+    before = (tmp_path / "t.jsonl.partial").read_text()
+    with pytest.raises(BadInput, match="holds the trace of an interrupted run"):
+        trace_file(tmp_path / "t.jsonl")
+    with pytest.raises(BadInput, match="is the trace of another search"):
+        trace_file(tmp_path / "t.jsonl", resume=True, method="bon")
+    assert (tmp_path / "t.jsonl.partial").read_text() == before
+
+
+def test_a_run_that_searched_nothing_leaves_no_file_and_keeps_the_old_one(tmp_path):
+    (tmp_path / "t.jsonl").write_text("old\n")
+    with trace_file(tmp_path / "t.jsonl") as trace:
+        trace.complete()
+    assert [path.name for path in tmp_path.iterdir()] == ["t.jsonl"]
+    assert (tmp_path / "t.jsonl").read_text() == "old\n"
+
+
+def test_a_chat_is_written_with_its_roles(tmp_path):
+    chat = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"}]
+    with trace_file(tmp_path / "t.jsonl") as trace:
+        trace.start(0, [chat], as_bytes)
+        trace.complete()
+    assert lines_of(tmp_path / "t.jsonl")[1]["text"] == "system: Be kind.\nuser: Hello"
+
+
+def test_half_a_surrogate_pair_in_a_prompt_is_no_obstacle(tmp_path):
+    with trace_file(tmp_path / "t.jsonl") as trace:
+        trace.start(0, ["\ud83d"], as_bytes)
+        trace.complete()
+    assert lines_of(tmp_path / "t.jsonl")[1]["text"] == "\ud83d"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import typer
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from w2s.cli.models import Models
     from w2s.cli.results_file import ResultsFile
     from w2s.cli.rows import Row
+    from w2s.cli.trace_file import TraceFile
     from w2s.plan import SearchPlan
+    from w2s.results import ChunkTrace
+
+    OnChunk = Callable[[ChunkTrace], object]
 
 # Rows a forward takes at once by default: more gain little on a CPU and cost cache memory.
 _ROWS_A_BATCH = 256
@@ -44,6 +48,16 @@ def spans(done: int, total: int, at_once: int) -> Iterator[tuple[int, int]]:
         yield first, min(first + at_once, total)
 
 
+def both(*listeners: OnChunk) -> OnChunk:
+    """One listener that hands every round on to all of these."""
+
+    def tell(trace: ChunkTrace) -> None:
+        for listener in listeners:
+            listener(trace)
+
+    return tell
+
+
 def search_rows(
     models: Models,
     plan: SearchPlan,
@@ -51,6 +65,7 @@ def search_rows(
     at_once: int,
     results: ResultsFile,
     layout: Layout,
+    trace: TraceFile | None = None,
 ) -> None:
     """Searches for every row that `results` does not have yet, and writes what is found."""
     from w2s.cli.progress import search_progress
@@ -59,7 +74,14 @@ def search_rows(
     with search_progress(len(rows), plan.max_new_tokens, done=before) as progress:
         for first, end in spans(before, len(rows), at_once):
             part = rows[first:end]
-            found = models.search([row.prompt for row in part], plan, progress.on_chunk, first)
+            prompts = [row.prompt for row in part]
+            on_chunk: OnChunk = progress.on_chunk
+            if trace is not None:
+                trace.start(first, prompts, models.large.decode)
+                on_chunk = both(progress.on_chunk, trace.on_chunk)
+            found = models.search(prompts, plan, on_chunk, first)
+            if trace is not None:
+                trace.finish(found)
             lines = [layout.row(row, one) for row, one in zip(part, found, strict=True)]
             missing = lines[results.rows - first :]
             results.write(missing)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import typer
@@ -13,6 +15,7 @@ from w2s.cli.plans import Method, build_plan, roles
 from w2s.cli.results_file import ResultsFile
 from w2s.cli.rows import Format, read_rows
 from w2s.cli.styles import build_styles, check_chat
+from w2s.cli.trace_file import TraceFile, model_labels, trace_header
 
 EXAMPLE = """Example: echo "This film was" | w2s search --max-new-tokens 20"""
 _METHOD, _LAW, _MODELS = "How to search", "How a token is drawn", "The models"
@@ -101,6 +104,10 @@ def command(
     candidates: bool = typer.Option(
         False, "--candidates", help="Also write the last pool, best first.", rich_help_panel=_FILES
     ),
+    trace: str | None = typer.Option(
+        None, metavar="FILE", rich_help_panel=_FILES,
+        help="Also write every round's candidates, scores and parents; w2s trace draws them.",
+    ),
     resume: bool = typer.Option(
         False, "--resume", rich_help_panel=_RUN,
         help="Go on with the finished rows of an interrupted run of the same command.",
@@ -138,9 +145,11 @@ def command(
     rows = read_rows(source, field, layout)
     field = layout.field if field is None else field
     written = _layout(layout, large, method, candidates)
+    if trace is not None and os.path.realpath(trace) == os.path.realpath(output):
+        raise BadInput(f"--trace and --output are both {trace}; give them two names")
     results = ResultsFile(output, resume=resume, as_list=written.as_list)
     try:
-        with results:
+        with results, ExitStack() as open_files:
             from w2s.cli.models import check_lengths, load_models, model_names
             from w2s.cli.run_settings import run_settings
 
@@ -159,6 +168,11 @@ def command(
             if results.was_complete:
                 return
             check_chat(*names, styles, rows, field)
+            tracing = None
+            if trace is not None:
+                labels = model_labels(large, pair, asked.needs_pair)
+                header = trace_header(plan, method.value, labels)
+                tracing = open_files.enter_context(TraceFile(trace, header, resume=resume))
             models = load_models(
                 large, pair, needs_pair=asked.needs_pair, device=device, dtype=dtype,
                 large_style=styles.large, pair_style=styles.pair,
@@ -166,7 +180,9 @@ def command(
             check_lengths(models, rows, field, plan)
             results.begin(settings())  # once more: a hub id's commit is known now
             at_once = prompts_at_once(batch, plan)
-            search_rows(models, plan, rows, at_once, results, written)
+            search_rows(models, plan, rows, at_once, results, written, tracing)
+            if tracing is not None:
+                tracing.complete()
             results.complete()
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted: {results.state()}") from None

@@ -107,7 +107,7 @@ def _head(console: Console, trace: Trace) -> None:
 def _draw_prompt(console: Console, trace: Trace, prompt: PromptTrace, everything: bool) -> None:
     from rich.text import Text
 
-    from w2s.cli.trace_reader import rounds_of
+    from w2s.cli.trace_rounds import rounds_of
     from w2s.cli.trace_text import shown, visible
     from w2s.cli.trace_tree import Tree
 

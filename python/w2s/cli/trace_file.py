@@ -25,12 +25,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from w2s.cli.results_file import ResultsFile
+from w2s.cli.trace_lines import TraceLines
 
 if TYPE_CHECKING:
     from w2s.plan import SearchPlan
+    from w2s.prompts import Prompt
     from w2s.results import ChunkTrace, SearchResult
 
 FORMAT = "w2s-trace"
@@ -60,47 +61,50 @@ def trace_header(
     }
 
 
+def model_labels(
+    large: str | None, pair: tuple[str, str] | None, needs_pair: bool
+) -> dict[str, str | None]:
+    """What to call the models in a trace: as they were given, or by what is embedded."""
+    labels = {"large": large or "SmolLM2-135M-Instruct (embedded)"}
+    if not needs_pair:
+        return {**labels}
+    tuned, untuned = pair or ("sentiment pair (embedded)", "sentiment pair (embedded)")
+    return {**labels, "tuned": tuned, "untuned": untuned}
+
+
 class TraceFile:
     """The trace of a run, batch by batch: `start`, `on_chunk` for every round, `finish`.
 
-    target: the file; like a `ResultsFile` it is TARGET.partial until `complete`, and every line
-      reaches it before the call that wrote it returns.
-    header: from `trace_header`. decode: response tokens to text, of the model that writes.
+    target: the file; it is TARGET.partial until `complete`, and a line reaches it before the call
+      that wrote it returns. header: from `trace_header`. resume: go on with an interrupted run's.
 
     Raises:
         BadInput: on construction, thus before any work, if the file cannot be written.
     """
 
-    def __init__(self, target: str, header: dict[str, object], decode: Decode) -> None:
-        self._file = ResultsFile(target)
-        self._header = header
-        self._decode = decode
+    def __init__(self, target: str, header: dict[str, object], *, resume: bool = False) -> None:
+        self._file = TraceLines(target, header, resume=resume)
         self._first = 0
-        self._prompts: Sequence[str] = ()
         self._rows: list[_Rows] = []
 
-    def start(self, first: int, prompts: Sequence[str]) -> None:
-        """Begins a batch, whose prompts take the places from `first` in the input."""
-        self._first, self._prompts = first, prompts
-        self._rows = []
-        begin: list[dict[str, object]] = [self._header] if self._file.rows == 0 else []
+    def start(self, first: int, prompts: Sequence[Prompt], decode: Decode) -> None:
+        """Begins a batch, whose prompts take the places from `first` in the input.
+
+        decode: response tokens to text, of the model that writes.
+        """
+        self._first = first
+        self._rows = [_Rows(decode) for _ in prompts]
         self._file.write(
             [
-                *begin,
-                *(
-                    {"kind": "prompt", "prompt": first + p, "text": text}
-                    for p, text in enumerate(prompts)
-                ),
+                {"kind": "prompt", "prompt": first + p, "text": _prompt_text(prompt)}
+                for p, prompt in enumerate(prompts)
             ]
         )
 
     def on_chunk(self, trace: ChunkTrace) -> None:
         """Takes a round of the batch; what `search(on_chunk=…)` calls."""
-        count = len(self._prompts)
-        size = len(trace.tokens) // count
-        if trace.chunk == 0:
-            self._rows = [_Rows(size, self._decode) for _ in range(count)]
-        lines = []
+        size = len(trace.tokens) // len(self._rows)
+        lines: list[dict[str, object]] = []
         for p, rows in enumerate(self._rows):
             if rows.frozen:
                 continue
@@ -168,10 +172,10 @@ class _Rows:
     decoded row has now and had not before, and half a character waits for its other half.
     """
 
-    def __init__(self, size: int, decode: Decode) -> None:
+    def __init__(self, decode: Decode) -> None:
         self._decode = decode
-        self._tokens: list[list[int]] = [[] for _ in range(size)]
-        self._texts = [""] * size
+        self._tokens: list[list[int]] = []
+        self._texts: list[str] = []
         # As of the round last taken: candidates before any of them was re-ordered.
         self._last: list[tuple[list[int], float]] = []
         self.gained: list[str] = []
@@ -181,6 +185,8 @@ class _Rows:
     def extend(self, tokens: Sequence[Sequence[int]], finished: Sequence[bool], last: bool) -> None:
         """Row c gains `tokens[c]`; `last`: nothing can complete half a character any more."""
         self.gained, self.rewrites = [], {}
+        if not self._texts:
+            self._tokens, self._texts = [[] for _ in tokens], ["" for _ in tokens]
         for c, ids in enumerate(tokens):
             before = text = self._texts[c]
             if ids:
@@ -205,6 +211,15 @@ class _Rows:
         return next(
             (c for c, (ids, s) in enumerate(self._last) if s == score and ids == list(tokens)), None
         )
+
+
+def _prompt_text(prompt: Prompt) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    # A chat: each message after its role.
+    return "\n".join(
+        f"{m['role']}: {m['content']}" for m in cast(Sequence[Mapping[str, str]], prompt)
+    )
 
 
 def _number(score: float) -> float | str | None:

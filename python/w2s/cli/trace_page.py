@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from w2s.cli.errors import BadInput
-from w2s.cli.trace_reader import Node, PromptTrace, Round, Trace, rounds_of
+from w2s.cli.trace_reader import PromptTrace, Trace
+from w2s.cli.trace_rounds import Node, Round, rounds_of
 from w2s.cli.trace_text import settings_line
 
 # Candidates on a page, all rounds of all prompts: about 40 MB, what a browser opens in seconds.

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from w2s.cli.trace_reader import Fate, Node, Round
+from w2s.cli.trace_rounds import Fate, Node, Round
 from w2s.cli.trace_text import shown, visible
 
 # Narrower texts are not worth reading; the terminal may break the line itself.
