@@ -125,7 +125,7 @@ class PromptStyle:
             )
         if list(ids[1:2]) != [bos_id]:
             return
-        if text.startswith(bos + bos):
+        if text.lstrip().removeprefix(bos).lstrip().startswith(bos):
             raise SpecialTokenError(
                 f"{where} would begin with {bos!r} twice: the chat template writes it twice, or "
                 f"the first message begins with it; write {bos!r} once in the chat template "

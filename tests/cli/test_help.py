@@ -7,6 +7,7 @@ import pytest
 COMMANDS = {
     ("search",): "search",
     ("score",): "score",
+    ("check",): "check",
     ("train", "sft"): "sft",
     ("train", "dpo"): "dpo",
     ("info",): "info",
