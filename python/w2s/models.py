@@ -11,8 +11,9 @@ from torch import Tensor
 
 from w2s.anatomy import context_length, eos_tokens, layer_windows, text_config, valid_vocab
 from w2s.errors import HeadError, ModelError, PromptError
-from w2s.heads import extract_head, head_logits, logit_transform, verify_logits
+from w2s.heads import extract_head, logit_transform
 from w2s.kv import KVCache
+from w2s.probe import probe
 from w2s.prompts import Prompt, PromptStyle
 from w2s_kernels import Head
 
@@ -122,17 +123,6 @@ class Model:
         if self.softcap:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits
-
-    def verify(self) -> None:
-        """One token through the model itself and our paths; `HeadError` when they differ."""
-        token = self.vocab // 2
-        ids = torch.tensor([[token]], device=self.device)
-        with torch.inference_mode():
-            theirs = self.module(input_ids=ids, use_cache=False).logits[0, -1]
-            hidden = self.backbone(input_ids=ids, use_cache=False).last_hidden_state[:, -1]
-            verify_logits(self.module, self.logits(hidden)[0], theirs, token)
-            if isinstance(self._head, Head):
-                verify_logits(self.module, head_logits(hidden, self._head)[0], theirs, token)
 
     def prefill(self, prompts: Sequence[Sequence[int]], cache: KVCache) -> Tensor | None:
         """Reads each prompt once and copies its slots to its pool of rows.
@@ -328,5 +318,5 @@ def _make(module: Any, tokenizer: Any, style: PromptStyle) -> Model:
         logit_scale=logit_scale,
         _head=head,
     )
-    model.verify()
+    probe(model)
     return model
