@@ -281,6 +281,7 @@ def _from_pretrained(
 def _make(module: Any, tokenizer: Any, style: PromptStyle) -> Model:
     module.eval()
     config = text_config(module)
+    windows = layer_windows(module, config)
     get_decoder = getattr(module, "get_decoder", None)
     backbone = get_decoder() if get_decoder is not None else module.base_model
     if backbone is module or module.get_output_embeddings() is None:
@@ -295,7 +296,7 @@ def _make(module: Any, tokenizer: Any, style: PromptStyle) -> Model:
             "4-D mask; load it with attn_implementation='sdpa'"
         )
     output = module.get_output_embeddings()
-    columns = int(getattr(output, "out_features", len(output.weight)))
+    columns = int(getattr(output, "out_features", None) or len(output.weight))
     vocab = valid_vocab(module, columns, tokenizer)
     softcap, logit_scale = logit_transform(module)
     head: Head | HeadError
@@ -312,7 +313,7 @@ def _make(module: Any, tokenizer: Any, style: PromptStyle) -> Model:
         vocab=vocab,
         eos_token_ids=eos_tokens(module, config, tokenizer),
         context=context_length(config),
-        layer_windows=layer_windows(module, config),
+        layer_windows=windows,
         output=output,
         softcap=softcap,
         logit_scale=logit_scale,

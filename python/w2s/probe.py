@@ -4,7 +4,7 @@ What a model family does to its logits, and what it reads from its cache, its ma
 positions, is not written anywhere that a program could read, and a family that does something else
 than is known here must be refused, not run. So two rows go through the model's own forward, and
 again the decoder's way: prompts of different lengths into a `KVCache`, then token by token. Sliding
-windows are narrowed while the probe runs, so that ten tokens pass their edge.
+windows are narrowed while the probe runs, so that a few tokens pass their edge.
 """
 
 from collections.abc import Iterator
@@ -16,18 +16,19 @@ import torch
 from torch import Tensor
 
 from w2s.anatomy import text_config
-from w2s.errors import HeadError, ModelError
+from w2s.errors import ModelError
 from w2s.heads import head_logits, verify_logits
 from w2s_kernels import Head
 
 if TYPE_CHECKING:
     from w2s.models import Model
 
-_TOKENS, _STEPS = 10, 2
-_PROMPTS = (_TOKENS - _STEPS, 4)  # both pass the narrowed window
-_WINDOW = 3
-# Of the distance to the logits of no model at all (all equal), in fp32 and in half precisions.
-_TOLERANCE, _TOLERANCE_HALF = 1e-4, 0.2
+_PROMPTS = (3, 2)
+_STEPS = (2, 1)  # tokens of each forward after the prefill: a scorer reads several, a proposer one
+_WINDOW = 2  # narrower than every prompt that a step continues
+_TOKENS = max(_PROMPTS) + sum(_STEPS)
+# Of the distance to a model without opinion (all logits equal), in fp32 and in half precisions.
+_TOLERANCE, _TOLERANCE_HALF = 1e-3, 0.2
 
 
 def probe(model: "Model") -> None:
@@ -36,28 +37,24 @@ def probe(model: "Model") -> None:
     ids = (torch.arange(2 * _TOKENS, device=model.device) + model.vocab // 2) % model.vocab
     ids = ids.view(2, _TOKENS)
     with torch.inference_mode(), _narrow_windows(module):
-        theirs = module(input_ids=ids, use_cache=False).logits  # [2, T, V]
         try:
-            hidden, column = _decode(model, ids)
+            theirs = module(input_ids=ids, use_cache=False).logits  # [2, T, V]
+            hidden, column = _decode(model, ids)  # [2, S, D], [2, S]
+            ours = model.logits(hidden.flatten(0, 1))  # [2·S, V]
         except Exception as error:
             raise _does_not_run(module, error) from error
-        row = torch.arange(2, device=model.device).repeat_interleave(_STEPS + 1)
-        expected = theirs[row, column.flatten()]  # [2·(S+1), V]
-        ours = model.logits(hidden)
-        token = int(ids[row[0], column[0, 0]])
-        if ours.shape != expected.shape or not (distance := _distance(ours, expected)) <= _limit(
-            module
-        ):
-            uncached = model.backbone(input_ids=ids, use_cache=False).last_hidden_state
-            first = int(column[0, 0])
-            verify_logits(module, model.logits(uncached[0, first : first + 1])[0], expected[0], token)
+        expected = torch.cat([theirs[row, column[row]] for row in range(2)])  # [2·S, V]
+        distance = _distance(ours, expected)
+        if not distance <= _limit(module):
+            _refuse_the_head(model, ids, theirs)
             raise _differs(module, distance)
         if isinstance(model._head, Head):
-            verify_logits(module, head_logits(hidden[:1], model._head)[0], ours[0], token)
+            token = int(ids[0, column[0, 0]])
+            verify_logits(module, head_logits(hidden[0, :1], model._head)[0], ours[0], token)
 
 
 def _decode(model: "Model", ids: Tensor) -> tuple[Tensor, Tensor]:
-    """The decoder's hidden states [2·(S+1), D] of a prefill and S steps, and their columns [2, S+1]."""
+    """The decoder's hidden states [2, S, D] of ids [2, T] at some columns [2, S]."""
     narrow = {
         kind: None if window is None else min(window, _WINDOW)
         for kind, window in model.layer_windows.items()
@@ -65,20 +62,20 @@ def _decode(model: "Model", ids: Tensor) -> tuple[Tensor, Tensor]:
     model = replace(model, layer_windows=narrow)
     cache = model.new_cache(list(_PROMPTS), 1, _TOKENS)
     prompts = [ids[row, :length].tolist() for row, length in enumerate(_PROMPTS)]
-    found = [model.prefill(prompts, cache)]
-    column = torch.tensor(_PROMPTS, device=model.device)[:, None] + torch.arange(
-        -1, _STEPS, device=model.device
-    )  # [2, S+1]
-    for step in range(_STEPS):
-        position = column[:, step + 1, None]  # [2, 1]
-        pending = ids.gather(1, position)
-        found.append(model.hidden(pending, position, _PROMPTS[0] + step + 1, cache)[:, -1])
-    return torch.stack(found, dim=1).flatten(0, 1), column
+    last = model.prefill(prompts, cache)  # [2, D]
+    found = [] if last is None else [last[:, None]]
+    length = torch.tensor(_PROMPTS, device=model.device)[:, None]  # [2, 1]
+    written = 0
+    for step in _STEPS:
+        position = length + written + torch.arange(step, device=model.device)  # [2, Q]
+        written += step
+        found.append(model.hidden(ids.gather(1, position), position, _PROMPTS[0] + written, cache))
+    return torch.cat(found, dim=1), length + torch.arange(-1, written, device=model.device)
 
 
 @contextmanager
 def _narrow_windows(module: Any) -> Iterator[None]:
-    """The model's own masks are made from its config at each forward: a narrower one reaches them."""
+    """A model makes its own masks from its config at each forward: a narrow window reaches them."""
     config = text_config(module)
     window = getattr(config, "sliding_window", None)
     if window is None:
@@ -96,9 +93,18 @@ def _limit(module: Any) -> float:
 
 
 def _distance(ours: Tensor, theirs: Tensor) -> float:
+    """The largest distance of two rows of logits, as a part of their spread."""
+    if ours.shape != theirs.shape:
+        return torch.inf
     ours, theirs = ours.double(), theirs.double()
     spread = (theirs - theirs.mean(-1, keepdim=True)).norm(dim=-1).clamp(min=1e-12)
     return float(((ours - theirs).norm(dim=-1) / spread).nan_to_num(torch.inf).max())
+
+
+def _refuse_the_head(model: "Model", ids: Tensor, theirs: Tensor) -> None:
+    """Raises `HeadError` if the logits differ without any cache, so that the head is to blame."""
+    hidden = model.backbone(input_ids=ids[:1], use_cache=False).last_hidden_state[0, -1:]
+    verify_logits(model.module, model.logits(hidden)[0], theirs[0, -1], int(ids[0, -1]))
 
 
 def _does_not_run(module: Any, error: Exception) -> ModelError:
