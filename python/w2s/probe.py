@@ -96,9 +96,13 @@ def _distance(ours: Tensor, theirs: Tensor) -> float:
     """The largest distance of two rows of logits, as a part of their spread."""
     if ours.shape != theirs.shape:
         return torch.inf
+    same = ours == theirs  # masked columns are -inf in both; a NaN equals nothing
     ours, theirs = ours.double(), theirs.double()
-    spread = (theirs - theirs.mean(-1, keepdim=True)).norm(dim=-1).clamp(min=1e-12)
-    return float(((ours - theirs).norm(dim=-1) / spread).nan_to_num(torch.inf).max())
+    error = (ours - theirs).masked_fill(same, 0.0).nan_to_num(torch.inf, torch.inf, -torch.inf)
+    finite = theirs.isfinite()
+    mean = theirs.where(finite, 0.0).sum(-1) / finite.sum(-1).clamp(min=1)
+    spread = (theirs - mean[:, None]).where(finite, 0.0).norm(dim=-1).clamp(min=1e-12)
+    return float((error.norm(dim=-1) / spread).max())
 
 
 def _refuse_the_head(model: "Model", ids: Tensor, theirs: Tensor) -> None:
