@@ -81,12 +81,15 @@ def w2s(capsys):
 def search(w2s, folders, tmp_path):
     """Runs `w2s search` over the tiny models on these input lines."""
 
-    def run(lines, *options, name="in.jsonl", pair=(folders.tuned, folders.untuned)):
+    def run(
+        lines, *options, name="in.jsonl",
+        large=folders.large, pair=(folders.tuned, folders.untuned),
+    ):  # fmt: skip
         source = tmp_path / name
         text = [line if isinstance(line, str) else json.dumps(line) for line in lines]
         source.write_text("".join(line + "\n" for line in text), encoding="utf-8")
         return w2s(
-            "search", source, "--large", folders.large, "--pair", *pair,
+            "search", source, "--large", large, *(["--pair", *pair] if pair else []),
             "--max-new-tokens", 6, *options,
         )  # fmt: skip
 

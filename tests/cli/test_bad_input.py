@@ -32,7 +32,12 @@ PLANS = {
     "no number": (["-W", "four"], ["--width"]),
     "no such option": (["--widht", 4], ["--widht"]),
     "no such method": (["--method", "magic"], ["--method"]),
-    "template": (["--large-template", "no place"], ["{prompt}"]),
+    "template": (["--large-template", "no place"], ["--large-template", "'no place'", "{prompt}"]),
+    "pair's template": (["--pair-template", "x"], ["--pair-template", "'x'", "{prompt}"]),
+    "stop": (["--stop", "."] * 2 + ["--stop", ""], ["--stop is an empty string"]),
+    "beta": (["--beta", 2], ["--beta has no meaning with --method cbs"]),
+    "chat": (["--chat"], ['line 1: field "prompt" needs a chat template', "large"]),
+    "system": (["--system", "Be kind."], ["needs a chat template"]),
     "device": (["--device", "abacus"], ["abacus"]),
     "dtype": (["--dtype", "float3"], ["float3"]),
 }
@@ -41,6 +46,32 @@ PLANS = {
 @pytest.mark.parametrize(("options", "parts"), PLANS.values(), ids=PLANS.keys())
 def test_a_setting_out_of_range(search, options, parts):
     assert_refused(search([GOOD], *options), *parts)
+
+
+def test_prompts_are_checked_before_any_weights_are_read(search, monkeypatch):
+    import w2s
+
+    def never(*arguments, **settings):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(w2s, "load", never)
+    for options in (["--chat"], ["--system", "x"], ["--pair-template", "x"], ["--stop", ""]):
+        assert search([GOOD], *options).code == 2
+    assert search([{"prompt": [{"role": "user", "content": "A"}]}]).code == 2
+
+
+def test_nothing_heavy_is_imported_to_find_bad_input(tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"prompt": 3}\n')
+    program = (
+        "import sys; from w2s.cli import main; "
+        "code = main(['search', sys.argv[1]]); "
+        "sys.exit(0 if code == 2 and not {'torch', 'transformers'} & sys.modules.keys() else 1)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "in.jsonl")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 ROWS = {

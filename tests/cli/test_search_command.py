@@ -1,6 +1,7 @@
 """`w2s search` over tiny random models: what goes in comes out, with the response added."""
 
 import json
+import shutil
 
 import pytest
 
@@ -9,6 +10,16 @@ ROWS = [
     {"prompt": "A", "tags": ["x"], "n": None},
     {"prompt": "So"},
 ]
+
+
+def with_chat(folders, tmp_path):
+    """The large model with a chat template."""
+    copy = tmp_path / "chatty"
+    shutil.copytree(folders.large, copy)
+    (copy / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} {% endfor %}"
+    )
+    return copy
 
 
 def rows_of(text):
@@ -37,14 +48,68 @@ def test_the_split_into_batches_does_not_change_what_is_drawn(search):
 
 
 @pytest.mark.parametrize(
-    ("method", "count"), [("cbs", 16), ("bon", 16), ("sample", 1), ("greedy", 1)]
+    ("method", "count"),
+    [("cbs", 16), ("bon", 16), ("eft", 1), ("beam", 16), ("sample", 1), ("greedy", 1)],
 )
 def test_every_method_runs_and_lists_its_pool_best_first(search, method, count):
-    row = rows_of(search(ROWS[:1], "--method", method, "--candidates").out)[0]
+    pair = {"pair": None} if method == "beam" else {}
+    row = rows_of(search(ROWS[:1], "--method", method, "--candidates", **pair).out)[0]
     scores = [candidate["score"] for candidate in row["candidates"]]
     assert scores == sorted(scores, reverse=True)
     assert 1 <= len(scores) <= count
     assert row["candidates"][0]["response"] == row["response"]
+
+
+@pytest.mark.parametrize("method", ["sample", "greedy", "beam"])
+def test_the_pair_is_not_loaded_where_nothing_asks_for_it(search, method, monkeypatch):
+    import w2s
+
+    loaded, load = [], w2s.load
+
+    def noted(source, **settings):
+        loaded.append(source)
+        return load(source, **settings)
+
+    monkeypatch.setattr(w2s, "load", noted)
+    row = rows_of(search(ROWS[:1], "--method", method, pair=None).out)[0]
+    assert len(loaded) == 1
+    assert row["score"] < 0  # the large model's own log-prob
+
+
+def test_a_pair_that_is_given_scores_a_sample(search):
+    alone = rows_of(search(ROWS, "--method", "sample", pair=None).out)
+    scored = rows_of(search(ROWS, "--method", "sample").out)
+    assert [row["response"] for row in alone] == [row["response"] for row in scored]
+    assert all(a["score"] != b["score"] for a, b in zip(alone, scored, strict=True))
+
+
+def test_greedy_is_the_sample_at_temperature_0(search):
+    greedy = rows_of(search(ROWS, "--method", "greedy", pair=None).out)
+    cold = rows_of(search(ROWS, "--method", "sample", "--temperature", 0, pair=None).out)
+    assert [row["response"] for row in greedy] == [row["response"] for row in cold]
+
+
+def test_eft_without_strength_writes_what_the_large_model_writes(search):
+    alone = rows_of(search(ROWS, "--method", "sample", pair=None).out)
+    unguided = rows_of(search(ROWS, "--method", "eft", "--beta", 0).out)
+    guided = rows_of(search(ROWS, "--method", "eft").out)
+    assert [row["response"] for row in unguided] == [row["response"] for row in alone]
+    assert [row["response"] for row in guided] != [row["response"] for row in alone]
+
+
+def test_eft_composes_with_the_search(search):
+    row = rows_of(
+        search(ROWS[:1], "--method", "eft", "-W", 2, "-K", 3, "-L", 2, "--candidates").out
+    )[0]
+    assert len(row["candidates"]) == 6
+
+
+def test_a_prompt_may_be_a_chat(search, folders, tmp_path):
+    chat = [{"role": "system", "content": "Short."}, {"role": "user", "content": "A"}]
+    row = rows_of(search([{"prompt": chat}], "--method", "greedy", pair=None, large=with_chat(
+        folders, tmp_path)).out)[0]  # fmt: skip
+    assert row["prompt"] == chat
+    assert len(row["response"]) > 0
 
 
 def test_the_output_file_is_complete_or_not_there(search, tmp_path):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from w2s.cli.errors import BadInput, one_sentence
-from w2s.cli.plans import Method, build_plan, roles
+from w2s.cli.plans import Method, build_plan, pair_roles
 from w2s.cli.rows import Format, read_rows
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ def command(
 
     quiet_transformers()
     style = {"chat": chat, "system": system}
-    asked = roles(method, plan, pair is not None)
-    name, members = model_names(large, pair, asked.needs_pair)
+    roles = pair_roles(method, plan, None, pair is not None)
+    name, members = model_names(large, pair, roles.needs_pair)
     try:
         report = examine(
             name,

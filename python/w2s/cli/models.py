@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from w2s.cli.errors import BadInput, one_sentence
+from w2s.cli.plans import Roles
 from w2s.errors import W2SError
 
 if TYPE_CHECKING:
@@ -19,15 +20,21 @@ if TYPE_CHECKING:
     from w2s.results import ChunkTrace, SearchResult
 
 
+_RANKS = Roles(ranks=True)
+
+
 @dataclass(frozen=True)
 class Models:
     """A large model and the pair (tuned, untuned) that steers it.
 
-    pair: None lets the large model's own log-prob rank.
+    ranks: the pair ranks the responses; else the log-prob of the law that they are drawn from.
+    beta: how strongly the pair guides each token; None leaves the large model's law as it is.
     """
 
     large: Model
     pair: tuple[Model, Model] | None = None
+    ranks: bool = True
+    beta: float | None = None
 
     @property
     def all(self) -> tuple[Model, ...]:
@@ -48,11 +55,14 @@ class Models:
         """
         import w2s
 
+        pair = self.pair
         try:
             return w2s.search(
                 prompts,
-                w2s.LocalProposer(self.large, plan),
-                None if self.pair is None else w2s.PairScorer(*self.pair, plan),
+                w2s.LocalProposer(self.large, plan)
+                if pair is None or self.beta is None
+                else w2s.GuidedProposer(self.large, *pair, plan, beta=self.beta),
+                None if pair is None or not self.ranks else w2s.PairScorer(*pair, plan),
                 plan,
                 on_chunk=on_chunk,
                 index=range(first, first + len(prompts)),
@@ -92,13 +102,15 @@ def load_models(
     large: str | None,
     pair: tuple[str, str] | None,
     *,
-    needs_pair: bool = True,
+    roles: Roles = _RANKS,
     device: str = "auto",
     dtype: str = "auto",
     large_style: dict[str, Any] | None = None,
     pair_style: dict[str, Any] | None = None,
 ) -> Models:
-    """Loads the models; None stands for the embedded ones. Without `needs_pair`, only the large.
+    """Loads the models; None stands for the embedded ones.
+
+    roles: what the pair is asked to do; it is not loaded when that is nothing.
 
     A pair's folder without tokenizer files is taken to use the large model's tokenizer. What `w2s
     check` would find is found before any weight is loaded; its warnings go to standard error.
@@ -110,7 +122,7 @@ def load_models(
     from w2s.preflight import require_fit
 
     quiet_transformers()
-    name, members = model_names(large, pair, needs_pair)
+    name, members = model_names(large, pair, roles.needs_pair)
     try:
         report = require_fit(
             name, (members[0], members[1]) if members else None, device=device, dtype=dtype,
@@ -127,7 +139,8 @@ def load_models(
         )
     except (W2SError, ImportError, OSError) as error:
         raise BadInput(one_sentence(error)) from error
-    return Models(first, (loaded[0], loaded[1]) if loaded else None)
+    both = (loaded[0], loaded[1]) if loaded else None
+    return Models(first, both, ranks=roles.ranks, beta=roles.beta)
 
 
 def check_lengths(models: Models, rows: Sequence[Row], field: str, plan: SearchPlan) -> None:

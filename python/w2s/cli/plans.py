@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,23 +18,28 @@ class Method(StrEnum):
 
     cbs = "cbs"
     bon = "bon"
+    eft = "eft"
+    beam = "beam"
     sample = "sample"
     greedy = "greedy"
 
 
 # What each method leaves open, with its default (arXiv 2405.19262, section 5: CBS 4, 4, 5; BoN 16).
-_FILTERS: dict[str, Any] = {"top_k": 50, "top_p": 1.0, "min_p": 0.0}
+_DRAWS: dict[str, Any] = {"temperature": 0.7, "top_k": 50, "top_p": 1.0, "min_p": 0.0}
 _OPEN: dict[Method, dict[str, Any]] = {
-    Method.cbs: {"width": 4, "samples": 4, "chunk": 5, "temperature": 0.7, **_FILTERS},
-    Method.bon: {"samples": 16, "temperature": 0.7, **_FILTERS},
-    Method.sample: {"temperature": 0.7, **_FILTERS},
-    Method.greedy: {**_FILTERS},
+    Method.cbs: {"width": 4, "samples": 4, "chunk": 5, **_DRAWS},
+    Method.bon: {"samples": 16, **_DRAWS},
+    Method.eft: {"width": 1, "samples": 1, "chunk": None, **_DRAWS},
+    Method.beam: {"width": 4},
+    Method.sample: _DRAWS,
+    Method.greedy: {},
 }
+_ONE = {"width": 1, "samples": 1, "chunk": None}
 _FIXED: dict[Method, dict[str, Any]] = {
-    Method.cbs: {},
     Method.bon: {"width": 1, "chunk": None},
-    Method.sample: {"width": 1, "samples": 1, "chunk": None},
-    Method.greedy: {"width": 1, "samples": 1, "chunk": None, "temperature": 0.0},
+    Method.sample: _ONE,
+    # As a beam of one, since the log-prob of an arg max at temperature 0 is 0.
+    Method.greedy: {"width": 1},
 }
 
 
@@ -45,7 +51,7 @@ def build_plan(method: Method, given: Mapping[str, Any], **others: Any) -> Searc
     """
     if "" in others.get("stop", ()):
         raise BadInput("--stop is an empty string; it must have one character at least")
-    settings = {**_OPEN[method], **_FIXED[method], **others}
+    settings = {**_OPEN[method], **_FIXED.get(method, {}), **others}
     for name, value in given.items():
         if value is None:
             continue
@@ -55,6 +61,8 @@ def build_plan(method: Method, given: Mapping[str, Any], **others: Any) -> Searc
             )
         settings[name] = value
     try:
+        if method in (Method.beam, Method.greedy):
+            return SearchPlan.beam(**settings)
         return SearchPlan(**settings)
     except PlanError as error:
         allowed = error.allowed.removesuffix(", or None")
@@ -63,24 +71,33 @@ def build_plan(method: Method, given: Mapping[str, Any], **others: Any) -> Searc
 
 @dataclass(frozen=True)
 class Roles:
-    """What the pair does: it guides each token, it ranks responses, or it is not loaded at all."""
+    """What the pair does: it ranks responses, it guides each token (beta), or it is not loaded."""
 
-    guides: bool
     ranks: bool
+    beta: float | None = None
 
     @property
     def needs_pair(self) -> bool:
-        return self.guides or self.ranks
+        return self.ranks or self.beta is not None
 
 
-def roles(method: Method, plan: SearchPlan, pair_given: bool) -> Roles:
+def pair_roles(method: Method, plan: SearchPlan, beta: float | None, pair_given: bool) -> Roles:
     """What `method` asks of the pair.
 
-    One response a prompt needs no ranking; a pair that is given by name then only scores it.
+    One response a prompt needs no ranking. A pair that is given with sample or greedy scores it.
+
+    Raises:
+        BadInput: a pair or a beta the method has no use for, or a beta that is not finite.
     """
-    if method in (Method.sample, Method.greedy):
-        return Roles(guides=False, ranks=pair_given)
-    return Roles(guides=False, ranks=True)
+    if beta is not None and method is not Method.eft:
+        raise BadInput(f"--beta has no meaning with --method {method.value}; it is eft's")
+    if beta is not None and not math.isfinite(beta):
+        raise BadInput(f"--beta is {beta}; it must be a finite number")
+    if pair_given and method is Method.beam:
+        raise BadInput("--pair has no meaning with --method beam, which ranks by the large model")
+    if method is Method.eft:
+        return Roles(ranks=plan.pool > 1, beta=1.0 if beta is None else beta)
+    return Roles(ranks=method in (Method.cbs, Method.bon) or pair_given)
 
 
 def option(field: str) -> str:

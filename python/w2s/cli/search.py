@@ -11,14 +11,18 @@ import typer
 from w2s.cli.batches import AUTO, check_batch, prompts_at_once, search_rows
 from w2s.cli.errors import BadInput, Interrupted
 from w2s.cli.layouts import Layout, alpaca_eval, json_lines
-from w2s.cli.plans import Method, build_plan, roles
+from w2s.cli.plans import Method, build_plan, pair_roles
 from w2s.cli.results_file import ResultsFile
 from w2s.cli.rows import Format, read_rows
 from w2s.cli.styles import build_styles, check_chat
 from w2s.cli.trace_file import TraceFile, model_labels, trace_header
 
 EXAMPLE = """Example: echo "This film was" | w2s search --max-new-tokens 20"""
-_METHOD, _LAW, _MODELS = "How to search", "How a token is drawn", "The models"
+_METHOD, _LAW, _MODELS = (
+    "How to search",
+    "How a token is drawn (cbs, bon, eft, sample)",
+    "The models",
+)
 _PROMPTS, _FILES, _RUN = "How the models see a prompt", "Input and output", "How to run"
 
 
@@ -28,19 +32,24 @@ def command(
     ),
     method: Method = typer.Option(
         Method.cbs,
-        help="cbs: chunk-level beam search; bon: best of N; sample: one sample; greedy.",
+        help="cbs: chunk-level beam search; bon: best of N; eft: the pair guides each token; beam: "
+        "beam search by the large model alone; sample: one sample; greedy.",
         rich_help_panel=_METHOD,
     ),
     width: int | None = typer.Option(
-        None, "--width", "-W", help="Hypotheses kept (cbs: 4).", rich_help_panel=_METHOD
+        None, "--width", "-W", rich_help_panel=_METHOD,
+        help="Hypotheses kept (cbs, beam: 4; eft: 1).",
     ),
     samples: int | None = typer.Option(
         None, "--samples", "-K", rich_help_panel=_METHOD,
-        help="Continuations of each (cbs: 4), or N (bon: 16).",
+        help="Continuations of each (cbs: 4; eft: 1), or N (bon: 16).",
     ),
     chunk: int | None = typer.Option(
         None, "--chunk", "-L", rich_help_panel=_METHOD,
-        help="Tokens between two selections (cbs: 5).",
+        help="Tokens between two selections (cbs: 5; eft: none).",
+    ),
+    beta: float | None = typer.Option(
+        None, help="Strength of the pair's guidance (eft: 1).", rich_help_panel=_METHOD
     ),
     max_new_tokens: int = typer.Option(
         50, help="Longest response in tokens.", rich_help_panel=_METHOD
@@ -70,8 +79,8 @@ def command(
     ),
     pair: tuple[str, str] | None = typer.Option(
         None, metavar="TUNED UNTUNED", rich_help_panel=_MODELS,
-        help="The two models that steer.  [default: the embedded sentiment pair; none for sample "
-        "and greedy, where a given pair only scores]",
+        help="The two models that steer.  [default: the embedded sentiment pair; none for beam, "
+        "sample and greedy; given with the last two, it only scores]",
     ),
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1 …", rich_help_panel=_MODELS),
     dtype: str = typer.Option(
@@ -120,9 +129,10 @@ def command(
     """Write guided text: the large model writes, the pair decides what is kept.
 
     Input rows are {"prompt": "…"} or {"prompt": [{"role": …, "content": …}, …]}; output rows are
-    the same with "response", "score", "finished" and "finish_reason" added. The score is the sum of
-    log p_tuned − log p_untuned in nats; where no pair is loaded, the large model's own log-prob of
-    the tokens as it drew them (after temperature and filters).
+    the same with "response", "score", "finished" and "finish_reason" added. The score of cbs and
+    bon, and of eft with several responses a prompt, is the pair's: the sum of
+    log p_tuned − log p_untuned, in nats. Else it is the log-prob of the law that wrote: the large
+    model's (after temperature and filters), for eft the guided one's.
 
     The output appears under its name when it is complete; until then finished rows are in
     OUTPUT.partial, where --resume finds them.
@@ -137,8 +147,8 @@ def command(
         stop=tuple(stop),
         seed=seed,
     )  # fmt: skip
-    asked = roles(method, plan, pair is not None)
-    if pair_template is not None and not asked.needs_pair:
+    roles = pair_roles(method, plan, beta, pair is not None)
+    if pair_template is not None and not roles.needs_pair:
         raise BadInput(f"--pair-template has no meaning with --method {method.value} and no --pair")
     check_batch(batch)
     styles = build_styles(large_template, pair_template, chat, system)
@@ -153,12 +163,12 @@ def command(
             from w2s.cli.models import check_lengths, load_models, model_names
             from w2s.cli.run_settings import run_settings
 
-            names = model_names(large, pair, asked.needs_pair)
+            names = model_names(large, pair, roles.needs_pair)
 
             def settings() -> dict[str, object]:
                 return run_settings(
                     method=method.value, plan=plan, large=names[0], pair=names[1], styles=styles,
-                    rows=rows, dtype=dtype, field=field, candidates=candidates,
+                    rows=rows, beta=roles.beta, dtype=dtype, field=field, candidates=candidates,
                     format=layout.value if written.as_list else "jsonl",
                 )  # fmt: skip
 
@@ -170,11 +180,11 @@ def command(
             check_chat(*names, styles, rows, field)
             tracing = None
             if trace is not None:
-                labels = model_labels(large, pair, asked.needs_pair)
+                labels = model_labels(large, pair, roles.needs_pair)
                 header = trace_header(plan, method.value, labels)
                 tracing = open_files.enter_context(TraceFile(trace, header, resume=resume))
             models = load_models(
-                large, pair, needs_pair=asked.needs_pair, device=device, dtype=dtype,
+                large, pair, roles=roles, device=device, dtype=dtype,
                 large_style=styles.large, pair_style=styles.pair,
             )  # fmt: skip
             check_lengths(models, rows, field, plan)
