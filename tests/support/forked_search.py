@@ -1,0 +1,77 @@
+"""A warm parent that forks runs of the command line and ends them at a chosen moment.
+
+It is a process of its own, which has imported torch and never run an op: a fork of a process with
+running threads would inherit their locks. Read one JSON object a line on standard input:
+`arguments` (of `w2s`), `log` (a file for standard error), `pause` (seconds that every batch takes
+longer) and, to end the run, `signal`, `after` (seconds) and `searching` (counted from the first
+batch on, else from the fork). Answers with one JSON line: `code`, negative for a signal, and
+`seconds`.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+
+import torch
+import transformers.models.llama.modeling_llama  # noqa: F401  (what the children will need)
+
+import w2s.loop
+import w2s.proposers.guided  # noqa: F401
+from w2s.cli import main
+from w2s.cli.models import Models, quiet_transformers
+
+
+def child(order, begun):
+    """Runs the command line; never returns."""
+    code = 1
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        search = Models.search
+
+        def slow(*arguments, **settings):
+            os.write(begun, b".")
+            time.sleep(order["pause"])
+            return search(*arguments, **settings)
+
+        Models.search = slow
+        code = main(order["arguments"])
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def serve():
+    torch.set_num_threads(1)
+    quiet_transformers()
+    for line in sys.stdin:
+        order = json.loads(line)
+        began = time.monotonic()
+        hears, tells = os.pipe()
+        number = os.fork()
+        if number == 0:
+            child(order, tells)
+        os.close(tells)
+        if order.get("signal"):
+            if order["searching"]:
+                os.read(hears, 1)  # returns, too, when the child has ended
+            time.sleep(order["after"])
+            os.kill(number, order["signal"])
+        _, status = os.waitpid(number, 0)
+        os.close(hears)
+        answer = {
+            "code": os.waitstatus_to_exitcode(status),
+            "seconds": time.monotonic() - began,
+        }
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
