@@ -28,6 +28,19 @@ def test_every_command_shows_an_example(w2s, command):
     assert " ".join(["w2s", *command]) in example(done.out)
 
 
+def test_the_options_of_a_search_stand_in_groups(w2s):
+    lines = w2s("search", "--help").out.splitlines()
+    groups = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert groups == [
+        "Arguments:", "How to search:", "How a token is drawn (cbs, bon, eft, sample):",
+        "The models:", "How the models see a prompt:", "Input and output:", "How to run:",
+        "Other options:",
+    ]  # fmt: skip
+    named = [line.split()[0].rstrip(",") for line in lines if line.startswith("  -")]
+    assert {"--beta", "--temperature", "--pair", "--system", "--format", "--resume"} <= {*named}
+    assert len(named) == len({*named})
+
+
 def test_no_command_shows_the_commands(w2s):
     done = w2s()
     assert done.code == 0

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -78,3 +80,83 @@ def test_standard_output_gets_json_lines(capsys):
         results.write([{"a": 1}, {"a": 2}])
         results.complete()
     assert capsys.readouterr().out == '{"a": 1}\n{"a": 2}\n'
+
+
+def test_a_list_is_one_json_value(tmp_path, capsys):
+    for rows in ([], [{"a": 1}], [{"a": "é"}, {"a": "\u2028"}]):
+        with ResultsFile(str(tmp_path / "out.json"), as_list=True) as results:
+            results.write(rows[:1])
+            results.write(rows[1:])
+            results.complete()
+        with ResultsFile("-", as_list=True) as results:
+            results.write(rows)
+            results.complete()
+        text = (tmp_path / "out.json").read_text(encoding="utf-8")
+        assert json.loads(text) == rows
+        assert capsys.readouterr().out == text
+
+
+def test_half_of_a_surrogate_pair_goes_out_as_it_came_in(tmp_path):
+    row = json.loads('{"prompt": "A", "note": "\\ud800"}')
+    with ResultsFile(str(tmp_path / "out.jsonl")) as results:
+        results.write([row])
+        results.complete()
+    assert rows_of(tmp_path / "out.jsonl") == [row]
+
+
+def test_a_file_torn_at_any_byte_gives_back_its_whole_rows(tmp_path):
+    inputs = [{"n": 0}, {"n": 1}, {"n": 2}]
+    target = str(tmp_path / "out.jsonl")
+    partial = tmp_path / "out.jsonl.partial"
+    lines = [json.dumps({**row, "response": "é\n"}).encode() + b"\n" for row in inputs]
+    whole = b"".join(lines)
+    for cut in range(len(whole) + 1):
+        with contextlib.suppress(KeyboardInterrupt), ResultsFile(target) as results:
+            results.begin({"seed": 0})
+            results.write([{"n": -1}])
+            raise KeyboardInterrupt
+        partial.write_bytes(whole[:cut])
+        with ResultsFile(target, resume=True) as results:
+            results.take_up({"seed": 0}, inputs, {"response"})
+            assert results.rows == whole[:cut].count(b"\n")
+            results.begin({"seed": 0})
+            results.write([{**row, "response": "é\n"} for row in inputs[results.rows :]])
+            results.complete()
+        assert rows_of(tmp_path / "out.jsonl") == [{**row, "response": "é\n"} for row in inputs]
+        (tmp_path / "out.jsonl").unlink()
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_refused_is_not_touched(tmp_path):
+    partial = tmp_path / "out.jsonl.partial"
+    partial.write_bytes(b'{"n": 0}\n{"n')
+    for before in (None, b"{", b'{"w2s search": 1, "settings": {"seed": 1}}'):
+        if before is not None:
+            (tmp_path / "out.jsonl.partial.json").write_bytes(before)
+        with (
+            pytest.raises(BadInput, match="--resume: "),
+            ResultsFile(str(tmp_path / "out.jsonl"), resume=True) as results,
+        ):
+            results.take_up({"seed": 0}, [{"n": 0}], set())
+        assert partial.read_bytes() == b'{"n": 0}\n{"n'
+
+
+def test_a_reader_that_leaves_ends_the_run_with_one_sentence():
+    program = (
+        "from w2s.cli import app, main, search\n"
+        "from w2s.cli.results_file import ResultsFile\n"
+        "def many():\n"
+        "    with ResultsFile('-') as results:\n"
+        "        while True: results.write([{'n': 'x' * 1000}])\n"
+        "app.command('many')(many)\n"
+        "raise SystemExit(main(['many']))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout.readline().startswith('{"n"')
+        run.stdout.close()
+        said = run.stderr.read()
+    assert run.returncode == 1
+    assert said.startswith("w2s: standard output: cannot be written (Broken pipe); ")
+    assert said.count("\n") == 1
