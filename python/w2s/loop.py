@@ -22,6 +22,7 @@ from w2s.results import Candidate, ChunkTrace, FinishReason, SearchResult
 from w2s.scorers import Scorer
 from w2s.scorers.own import OwnScorer
 from w2s.scorers.pair import PairScorer
+from w2s.scorers.text_bridge import scorer_for
 from w2s.vocabulary import require_same_tokens
 
 OnChunk = Callable[[ChunkTrace], object]
@@ -205,6 +206,8 @@ def guide(
     pair: tuple[Any, Any] | None,
     plan: SearchPlan | None = None,
     on_chunk: OnChunk | None = None,
+    *,
+    bridge: bool = True,
     **settings: Any,
 ) -> list[SearchResult]:
     """Loads the models and searches: `large` writes, `pair` = (tuned, untuned) judges.
@@ -212,6 +215,8 @@ def guide(
     large, the pair's members: whatever `load` takes. settings: `load`'s keywords, for all models
     that are not loaded yet. pair None ranks by the large model's own log-prob. A pair's folder
     without tokenizer files is read with the large model's tokenizer.
+    bridge: a pair with another tokenizer judges the text (`TextBridgeScorer`); False refuses it
+      with `VocabularyError`.
     """
     plan = SearchPlan() if plan is None else plan
     writer = _loaded(large, settings)
@@ -220,7 +225,9 @@ def guide(
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise SearchError(f"pair must be (tuned, untuned), got {pair!r:.80}")
     tuned, untuned = (_loaded(member, settings, writer) for member in pair)
-    scorer = PairScorer(tuned, untuned, plan)
+    scorer = (
+        scorer_for(writer, tuned, untuned, plan) if bridge else PairScorer(tuned, untuned, plan)
+    )
     return search(prompts, LocalProposer(writer, plan), scorer, plan, on_chunk=on_chunk)
 
 

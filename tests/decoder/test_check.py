@@ -271,7 +271,7 @@ def adapter(base):
 
 
 FAULTS = {
-    "vocabulary": (swap_words, {}, "error", ["2 entries", "'w5': id 5 against 6", "TextBridge"]),
+    "vocabulary": (swap_words, {}, "warning", ["2 entries", "'w5': id 5 against 6", "TextBridge"]),
     "pair-vocabulary": (swap_words_of_one, {}, "error", ["'w5': id 6 against 5"]),
     "tokenizer-ids": (more_tokens, {}, "error", ["ids up to 69", "64 columns"]),
     "no-eos": (no_end, {}, "warning", ["the large model", "no end token", "stop string"]),
@@ -430,6 +430,17 @@ def test_models_in_memory_are_looked_at_as_they_are(folders):
     assert [one.code for one in w2s.check(given, (model, None), other)] == []
     narrow = (tiny_model(llama_config(vocab_size=40), 1), word_tokenizer())
     assert "tokenizer-ids" in [one.code for one in w2s.check(narrow, given, other)]
+
+
+def test_other_tokens_are_an_error_only_where_there_is_no_text_to_score():
+    large, other = tiny_model(llama_config(vocab_size=70), 0), tiny_model(llama_config(), 1)
+    assert _vocabulary_level((large, None), (other, None)) == ["error"]
+    assert _vocabulary_level((large, word_tokenizer(70)), (other, None)) == ["error"]
+    assert _vocabulary_level((large, word_tokenizer(70)), (other, word_tokenizer())) == ["warning"]
+
+
+def _vocabulary_level(large, member):
+    return [one.level for one in w2s.check(large, member, member) if one.code == "vocabulary"]
 
 
 def test_stub_models_can_be_checked():

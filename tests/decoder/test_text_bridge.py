@@ -1,5 +1,6 @@
 """A pair with another tokenizer: scoring chunk by chunk is scoring the text from scratch."""
 
+import copy
 from functools import cache
 
 import pytest
@@ -277,3 +278,141 @@ def test_a_large_model_writes_for_a_pair_with_another_tokenizer():
             ids = pair_tokens(pair, writer.tokenizer, candidate.tokens, True)
             expected = scratch(pair, result.prompt, ids)
             assert candidate.score == pytest.approx(expected, abs=1e-5)
+
+
+def test_scoring_the_texts_of_a_search_gives_its_scores():
+    writer, pair = every_kind()["byte_level"], family_pair("llama", "unigram")
+    plan = w2s.SearchPlan(1, 1, 3, max_new_tokens=9)
+    ids = writer(TEXTS[0], add_special_tokens=False)["input_ids"]
+    rows = [ids[:9], ids[4:13], [*ids[:4], EOS, -1, -1, -1, -1], ids[2:11]]
+    rounds = [[row[begin : begin + 3] for row in rows] for begin in (0, 3, 6)]
+    for row in range(4):
+        proposer = w2s.ReplayProposer([[step[row]] for step in rounds], EOS, writer)
+        scorer = w2s.TextBridgeScorer(*pair, plan)
+        best = w2s.search(["The film"], proposer, scorer, plan)[0].best
+        eos = best.finish_reason == "eos"
+        [expected] = w2s.score(["The film"], [best.text], pair, eos=eos)
+        assert best.score == pytest.approx(expected.total, abs=1e-5)
+
+
+@pytest.mark.parametrize("has_end", [True, False])
+def test_an_end_is_scored_once_and_only_where_both_have_one(has_end):
+    writer, (tuned, untuned) = every_kind()["byte_level"], table_pair("unigram")
+    pair = [tuned, untuned]
+    if not has_end:
+        tokenizer = copy.deepcopy(tuned.tokenizer)
+        tokenizer.eos_token = None
+        pair = [
+            w2s.load((TableModel(random_table(seed, vocab=len(tokenizer)), None), tokenizer))
+            for seed in (1, 2)
+        ]
+    plan = w2s.SearchPlan(1, 3, 4, max_new_tokens=20)
+    scorer = started(pair, plan, writer, ["The film"], 3)
+    ids = writer(" was a wonder", add_special_tokens=False)["input_ids"][:4]
+    first = scorer.score(chunk_of([ids, [*ids[:3], EOS], ids], [False, True, False]))
+    # Row 0 ends by its EOS alone, row 1 has ended, row 2 ends without a token (a recording's end).
+    found = scorer.score(chunk_of([[EOS], [], []], [True, True, True]))
+    assert found[1] == first[1]
+    assert found[2] == first[2]
+    for row, tokens in ((0, [*ids, EOS]), (1, [*ids[:3], EOS])):
+        expected = pair_tokens(pair, writer, tokens, True)
+        expected = expected if has_end else expected[:-1]
+        assert float(found[row]) == pytest.approx(scratch(pair, "The film", expected), abs=1e-5)
+
+
+def test_a_stop_string_is_scored_as_it_was_written():
+    tokenizer = byte_level(270)
+    table = torch.full((97, len(tokenizer)), -1.0)
+    table[:, tokenizer("a", add_special_tokens=False)["input_ids"][0]] = 9.0
+    writer, pair = w2s.load((TableModel(table, EOS), tokenizer)), table_pair("unigram")
+    plan = w2s.SearchPlan.greedy(max_new_tokens=9, stop="aaa")
+    scorer = w2s.TextBridgeScorer(*pair, plan)
+    best = w2s.search(["The film"], w2s.LocalProposer(writer, plan), scorer, plan)[0].best
+    assert (best.text, best.finish_reason) == ("", "stop")
+    ids = pair[0].tokenizer("aaa", add_special_tokens=False)["input_ids"]
+    assert best.score == pytest.approx(scratch(pair, "The film", ids), abs=1e-5)
+
+
+def test_a_text_may_have_more_tokens_than_the_plan():
+    """Words of the writer are many bytes for the pair: its caches grow past their first bucket."""
+    writer, pair = word_level(), table_pair("byte_level_small")
+    plan = w2s.SearchPlan(1, 2, 20, max_new_tokens=100)
+    words = [token for token in range(3, len(writer)) if len(writer.decode([token])) > 2]
+    rows = [(words * 4)[:100], (words[::-1] * 4)[:100]]
+    scorer = started(pair, plan, writer, ["a"], 2)
+    for begin in range(0, 100, 20):
+        found = scorer.score(chunk_of([row[begin : begin + 20] for row in rows], [False, False]))
+    for row, total in zip(rows, found.tolist(), strict=True):
+        ids = pair_tokens(pair, writer, row, True)
+        assert len(ids) > 300
+        assert total == pytest.approx(scratch(pair, "a", ids), abs=1e-4)
+
+
+def test_a_text_that_outgrows_the_pairs_positions_is_refused_by_its_row():
+    tokenizer = byte_level(270)
+    config = gpt2_config(vocab_size=270, eos_token_id=EOS, n_positions=40)
+    pair = [w2s.load((tiny_model(config, seed), tokenizer)) for seed in (0, 1)]
+    plan = w2s.SearchPlan(1, 2, 10, max_new_tokens=30)
+    scorer = started(pair, plan, word_level(), ["abc"], 2)
+    short = word_level()("a a a a", add_special_tokens=False)["input_ids"]
+    words = "wonder ending wooden again the film"
+    long = word_level()(words, add_special_tokens=False)["input_ids"]
+    message = r"text of row 1 \(prompt 0, candidate 1\) has 60 tokens .* 3 .* its 40 positions"
+    with pytest.raises(w2s.SearchError, match=message):
+        scorer.score(chunk_of([short, [*long, *long]], [False, False]))
+    scorer.start(["abc"], 2)
+    fits = scorer.score(chunk_of([short, long], [False, False]))
+    for row, total in zip((short, long), fits.tolist(), strict=True):
+        ids = pair_tokens(pair, word_level(), row, False)
+        assert total == pytest.approx(scratch(pair, "abc", ids), abs=1e-5)
+
+
+def test_an_ensemble_binds_the_bridges_in_it():
+    writer = w2s.load((TableModel(random_table(3, vocab=270), EOS), byte_level(270)))
+    plan = w2s.SearchPlan(2, 2, 4, max_new_tokens=10)
+
+    def found(scorer):
+        return w2s.search(PROMPTS, w2s.LocalProposer(writer, plan), scorer, plan)
+
+    pair = table_pair("unigram")
+    alone = found(w2s.TextBridgeScorer(*pair, plan))
+    assert found(w2s.EnsembleScorer([w2s.TextBridgeScorer(*pair, plan)], [1.0])) == alone
+
+
+def test_guide_takes_a_pair_with_another_tokenizer():
+    writer = w2s.load((TableModel(random_table(3, vocab=270), EOS), byte_level(270)))
+    pair, plan = table_pair("unigram"), w2s.SearchPlan(2, 2, 4, max_new_tokens=10)
+    scorer = w2s.TextBridgeScorer(*pair, plan)
+    expected = w2s.search(PROMPTS, w2s.LocalProposer(writer, plan), scorer, plan)
+    assert w2s.guide(PROMPTS, writer, pair, plan) == expected
+    with pytest.raises(w2s.VocabularyError, match="differ in"):
+        w2s.guide(PROMPTS, writer, pair, plan, bridge=False)
+    with pytest.raises(w2s.VocabularyError, match="tokens"):
+        w2s.guide([[5]], (writer.module, None), pair, plan)
+
+
+def test_a_source_decodes_for_a_proposer_that_cannot():
+    writer, pair = byte_level(270), table_pair("unigram")
+    plan = w2s.SearchPlan(1, 1, 4, max_new_tokens=4)
+    ids = writer("film", add_special_tokens=False)["input_ids"][:4]
+    with pytest.raises(w2s.SearchError, match="ReplayProposer has no tokenizer to decode"):
+        w2s.search(["a"], w2s.ReplayProposer([[ids]]), w2s.TextBridgeScorer(*pair, plan), plan)
+    named = w2s.TextBridgeScorer(*pair, plan, source=writer)
+    best = w2s.search(["a"], w2s.ReplayProposer([[ids]]), named, plan)[0].best
+    assert best.score == pytest.approx(
+        scratch(pair, "a", pair_tokens(pair, writer, ids, True)), abs=1e-5
+    )
+
+
+def test_what_cannot_be_bridged_is_refused():
+    plan, pair = w2s.SearchPlan(), table_pair("unigram")
+    with pytest.raises(w2s.SearchError, match="does not know who writes"):
+        w2s.TextBridgeScorer(*pair, plan).start(["a"], 1)
+    with pytest.raises(w2s.SearchError, match="Model has no tokenizer"):
+        w2s.TextBridgeScorer(*pair, plan, source=w2s.load((pair[0].module, None)))
+    with pytest.raises(w2s.VocabularyError, match="differ in"):
+        w2s.TextBridgeScorer(pair[0], table_pair("word_piece")[1], plan)
+    with pytest.raises(w2s.ModelError, match="no tokenizer"):
+        w2s.TextBridgeScorer((pair[0].module, None), pair[1], plan)
+    with pytest.raises(w2s.PromptError, match="prompt 0 is empty"):
+        started(pair, plan, byte_level(270), [""], 1)

@@ -34,13 +34,21 @@ def pair_findings(large: Card | None, tuned: Card, untuned: Card) -> Iterator[Fi
 def _with_large(large: Card, tuned: Card, untuned: Card) -> Iterator[Finding]:
     for member in (tuned, untuned):
         apart = _vocabulary(large, member)
+        if apart and large.tokenizer is not None and member.tokenizer is not None:
+            yield warning(
+                "vocabulary",
+                apart,
+                "nothing if that is meant: the pair then scores the text in its own tokens "
+                "(TextBridgeScorer), which guided decoding (eft) cannot; else use a pair with the "
+                "large model's tokenizer",
+            )
+            return
         if apart:
             yield error(
                 "vocabulary",
                 apart,
-                "use a pair with the large model's tokenizer, or let the pair score text: "
-                "w2s.TextBridgeScorer(tuned, untuned, plan) takes any tokenizer (guided decoding, "
-                "eft, does not)",
+                "use a pair of the large model's vocabulary, or give all models their tokenizers, "
+                "so that the pair can score text",
             )
             return
     if large.module is None or tuned.module is None:

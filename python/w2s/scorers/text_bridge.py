@@ -15,8 +15,9 @@ from w2s.models import Model, as_model
 from w2s.plan import SearchPlan
 from w2s.prompts import Prompt
 from w2s.proposers import Chunk
+from w2s.scorers.pair import PairScorer
 from w2s.scorers.response_text import Writer, writer_of
-from w2s.vocabulary import require_same_tokens
+from w2s.vocabulary import difference, require_same_tokens
 from w2s_kernels import linear_logprob_diff
 
 # Rows × tokens that one forward takes: bounds its memory whatever the text's length.
@@ -291,6 +292,22 @@ class TextBridgeScorer:
         return found
 
 
+def scorer_for(
+    writer: Model, tuned: Model, untuned: Model, plan: SearchPlan
+) -> "PairScorer | TextBridgeScorer":
+    """`PairScorer` for a pair that reads the writer's tokens, `TextBridgeScorer` for another.
+
+    Without tokenizers there is no text to go by: it is then a `PairScorer`, which `search` refuses
+    with `VocabularyError` when the vocabularies differ.
+    """
+    models = (writer, tuned, untuned)
+    if any(model.tokenizer is None for model in models) or not difference(
+        writer.name, writer.tokenizer, writer.vocab, tuned.name, tuned.tokenizer, tuned.vocab
+    ):
+        return PairScorer(tuned, untuned, plan)
+    return TextBridgeScorer(tuned, untuned, plan)
+
+
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
     """Tokens that two lists have in common from the start."""
     for place, (a, b) in enumerate(zip(one, other, strict=False)):
@@ -302,7 +319,4 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
 def _end_of_text(model: Model) -> int | None:
     """The EOS that stands for the writer's: the tokenizer's own, else the model's lowest."""
     own = getattr(model.tokenizer, "eos_token_id", None)
-    known = {token for token in (own, *model.eos_token_ids) if token is not None}
-    if not known:
-        return None
-    return int(own) if own is not None else min(known)
+    return int(own) if own is not None else min(model.eos_token_ids, default=None)
