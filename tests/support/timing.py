@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
+import torch
 from torch import Tensor
 
 CACHE_BYTES = 256e6  # inputs that rotate through this much do not flatter by lying in a cache
@@ -47,3 +48,23 @@ def interleaved(*calls: Callable[[], object], rounds: int = 7) -> list[float]:
     """Median seconds of each call on inputs of its own, the calls taking turns."""
     found = medians({str(i): call for i, call in enumerate(calls)}, [()], rounds)
     return list(found.values())
+
+
+def seconds_to_copy(size: int, rounds: int = 20) -> float:
+    """The best time of one contiguous copy of `size` bytes, between buffers that rotate."""
+    pieces = 2 + int(CACHE_BYTES // size)
+    source, target = (torch.ones(pieces, size, dtype=torch.uint8) for _ in range(2))
+    best = float("inf")
+    for turn in range(rounds):
+        before = time.perf_counter()
+        target[turn % pieces].copy_(source[turn % pieces])
+        best = min(best, time.perf_counter() - before)
+    return best
+
+
+def note_ratio(benchmark: Any, size: int) -> None:
+    """Adds the bytes moved and the time as a multiple of a plain copy's (best of both)."""
+    benchmark.extra_info["MB moved"] = round(size / 1e6, 2)
+    if benchmark.stats is not None:
+        ratio = benchmark.stats.stats.min / seconds_to_copy(size)
+        benchmark.extra_info["time / copy"] = round(ratio, 2)
