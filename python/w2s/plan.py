@@ -2,9 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from w2s.errors import PlanError
+
+if TYPE_CHECKING:
+    from w2s.estimate import Estimate
 
 _SEED_LIMIT = 2**63
 
@@ -96,6 +99,12 @@ class SearchPlan:
     def chunk_length(self) -> int:
         """The tokens of a full chunk: `chunk`, or the whole response."""
         return self.max_new_tokens if self.chunk is None else min(self.chunk, self.max_new_tokens)
+
+    def estimate(self, models: Any, prompts: Any, *, guided: bool = False) -> "Estimate":
+        """The bytes that a search of `prompts` takes at most; see `w2s.estimate.estimate`."""
+        from w2s.estimate import estimate
+
+        return estimate(self, models, prompts, guided=guided)
 
     @classmethod
     def cbs(

@@ -1,0 +1,97 @@
+"""How much memory is free, and what to say when it was not enough."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from w2s.errors import SearchError
+
+_PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
+LOWER = "--samples, --width, --max-new-tokens or --dtype"
+_LOWER_FIELDS = "fewer prompts at once (batch), samples, width, max_new_tokens or a smaller dtype"
+
+
+def available_memory(device: torch.device | str) -> int:
+    """Bytes that can still be allocated on a device.
+
+    CUDA: what the driver has free, and what torch's allocator holds without using it. CPU: the
+    least of the system's MemAvailable and what the process's control groups (version 1 and 2)
+    leave.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + held)
+    return min([_system(), *_control_groups()])
+
+
+def _system() -> int:
+    for line in _lines(_PROC / "meminfo"):
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise SearchError(
+        "how much memory is free cannot be read from /proc/meminfo; give the batch a number "
+        "instead of auto"
+    )
+
+
+def _control_groups() -> Iterator[int]:
+    """What each group that limits this process, and each group around it, has left."""
+    for line in _lines(_PROC / "self" / "cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            root, limit, usage = _CGROUP, "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            root, limit, usage = (
+                _CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            )  # fmt: skip
+        else:
+            continue
+        folder = root / path.lstrip("/")
+        # Inside a container the path may be the host's, of which only the root is to be seen.
+        for place in {folder, *folder.parents, root}:
+            if place != root and root not in place.parents:
+                continue
+            limits, used = _lines(place / limit), _lines(place / usage)
+            if limits and used and limits[0].isdigit():  # "max" is no limit
+                yield max(0, int(limits[0]) - int(used[0]) + _cached(place))
+
+
+def _cached(group: Path) -> int:
+    """Bytes of files that the kernel gives back before it runs out."""
+    for line in _lines(group / "memory.stat"):
+        name, _, value = line.partition(" ")
+        if name in ("inactive_file", "total_inactive_file"):
+            return int(value)
+    return 0
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().splitlines()
+    except OSError:
+        return []
+
+
+@contextmanager
+def memory_errors(rows: int) -> Iterator[None]:
+    """Turns running out of memory into a `SearchError` that names what to lower.
+
+    rows: those of the batch that was searched.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _ran_out(error):
+            raise
+        raise SearchError(
+            f"out of memory while searching {rows} rows at once; use {_LOWER_FIELDS}"
+        ) from error
+
+
+def _ran_out(error: RuntimeError) -> bool:
+    # The CPU allocator has no exception of its own.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
