@@ -14,10 +14,10 @@ from w2s.footprint import CacheBytes, Footprint, footprint
 from w2s.models import Model
 from w2s.plan import SearchPlan
 from w2s.prompts import Prompt
+from w2s.scorers.pair import _TOKENS_PER_FORWARD
 
 _ROLES = ("large", "tuned", "untuned")
 _REFERENCE_BLOCK = 1 << 24  # elements that a reference op works on at once
-_TOKENS_PER_FORWARD = 4096
 
 
 @dataclass(frozen=True)

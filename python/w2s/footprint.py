@@ -17,11 +17,13 @@ from w2s.anatomy import text_config
 from w2s.errors import ModelError
 from w2s.heads import logit_transform
 from w2s.kv import _FIRST_BUCKET, _bucket
-from w2s.models import _TOKENS_PER_FORWARD, Model, _dtype
+from w2s.models import _TOKENS_PER_FORWARD, Model, resolve_dtype
 from w2s_kernels import Head
 
 _LEAF = 4096  # columns that a linear op folds at once
 _LINEAR_BUFFER = 1 << 20  # logits a linear op holds at once
+_LINEAR_WEIGHTS, _LINEAR_HIDDEN = 1 << 21, 1 << 22  # elements it widens to float32 at once
+_COMPOSED = ("gelu_new", "gelu_fast", "gelu_python", "quick_gelu")  # activations of several ops
 # transformers 5.23 on: a single query reads grouped keys without repeating them for each head.
 _PACKS_GROUPS = hasattr(sdpa_attention, "pack_gqa")
 
@@ -97,7 +99,11 @@ class Footprint:
     def linear(self, tokens: int) -> int:
         """Working memory of the fused head on so many tokens, their hidden states besides."""
         buffer = 4 * min(_LINEAR_BUFFER, min(tokens, 256) * self.columns)
-        widened = 0 if self.item == 4 else 4 * tokens * self.width + (8 << 20)
+        widened = 0
+        if self.item < 4:
+            piece = max(64, min(_LEAF, _LINEAR_WEIGHTS // self.width, self.columns))
+            states = min(tokens, max(256, _LINEAR_HIDDEN // self.width))
+            widened = 4 * self.width * (piece + states)
         leaves = 24 * tokens * math.ceil(self.columns / _LEAF)
         return buffer + widened + leaves + tokens * self.width * self.item
 
@@ -116,7 +122,7 @@ def footprint(source: Any) -> Footprint:
             f"an estimate takes a Model or (config, dtype, device), got {source!r:.80}"
         )
     config, dtype, device = source
-    module = _without_memory(config, _dtype(dtype))
+    module = _without_memory(config, resolve_dtype(dtype))
     name = getattr(config, "name_or_path", "") or type(module).__name__
     return _measure(module, name, torch.device(device), [])
 
@@ -139,10 +145,12 @@ def _measure(module: Any, name: str, device: torch.device, own: Iterable[Tensor]
     key_heads = int(getattr(config, "num_key_value_heads", None) or heads)
     head_width = int(getattr(config, "head_dim", None) or width // heads)
     inner = int(getattr(config, "intermediate_size", None) or 4 * width)
-    # The widest places of a layer: the gated inner states, or queries and keys as they are turned.
-    wide = max(3 * inner, (4 * heads + 2 * key_heads) * head_width)
-    # Norms and rotary angles are computed in float32.
-    token = item * (3 * width + wide) + 4 * (2 * width + 4 * head_width)
+    # The widest places of a layer: the inner states (gate, its activation, the other branch; some
+    # activations are made of several ops), or queries and keys as they are turned; or a norm, which
+    # is computed in float32.
+    act = str(getattr(config, "hidden_act", None) or getattr(config, "activation_function", ""))
+    wide = max((4 if act in _COMPOSED else 3) * inner, (4 * heads + 2 * key_heads) * head_width)
+    token = max(item * (3 * width + wide + 2 * head_width), (2 * item + 3 * 4) * width)
     eager = getattr(module.config, "_attn_implementation", None) == "eager"
     softcap, scale = logit_transform(module)
     tensors = {_identity(t): t for t in (*module.parameters(), *module.buffers(), *own)}
