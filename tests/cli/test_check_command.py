@@ -36,14 +36,14 @@ def test_models_that_fit_are_named_with_what_was_looked_at(check, folders):
 
 
 def test_errors_are_shown_with_what_to_do_and_end_with_exit_code_1(check, folders):
-    done = check(pair=(folders.stranger, folders.stranger))
+    done = check(pair=(folders.tuned, folders.stranger))
     assert done.code == 1
     flat = re.sub(r"[\s│]+", " ", done.out)
     assert "error" in flat
     assert "'<end>'" in flat
     assert "[vocabulary]" in flat
     assert "TextBridgeScorer" in flat
-    assert done.out.splitlines()[-1] == "1 error, 1 warning"  # and one model given twice
+    assert done.out.splitlines()[-1] == "1 error, 1 warning"  # the pair's, and the large model's
 
 
 def test_warnings_alone_end_with_exit_code_0(check, folders):
@@ -131,7 +131,7 @@ def test_no_weights_are_loaded(check, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        ({"pair": ("stranger", "stranger")}, "'<end>'"),
+        ({"pair": ("stranger", "tuned")}, "'<end>'"),
         ({"chat": True}, "chat template"),
         ({"pair": ("tuned", "cut off")}, "is cut off"),
     ],
@@ -154,3 +154,12 @@ def test_a_search_says_its_warnings_and_goes_on(search, folders):
     assert done.code == 0
     assert "w2s: warning: " in done.err
     assert "every score is 0" in done.err
+
+
+def test_a_pair_with_another_tokenizer_scores_the_text_and_the_search_says_so(search, folders):
+    other = (folders.stranger, folders.stranger)
+    done = search([{"prompt": "The film"}], "--large", folders.large, pair=other)
+    assert done.code == 0
+    assert "'<end>'" in done.err
+    assert "TextBridgeScorer" in done.err
+    assert json.loads(done.out)["score"] == 0.0  # one model given twice

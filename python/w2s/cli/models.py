@@ -54,6 +54,7 @@ class Models:
             BadInput: the models cannot be searched with, or the prompts do not fit them.
         """
         import w2s
+        from w2s.scorers.text_bridge import scorer_for
 
         pair = self.pair
         try:
@@ -62,7 +63,7 @@ class Models:
                 w2s.LocalProposer(self.large, plan)
                 if pair is None or self.beta is None
                 else w2s.GuidedProposer(self.large, *pair, plan, beta=self.beta),
-                None if pair is None or not self.ranks else w2s.PairScorer(*pair, plan),
+                None if pair is None or not self.ranks else scorer_for(self.large, *pair, plan),
                 plan,
                 on_chunk=on_chunk,
                 index=range(first, first + len(prompts)),
@@ -129,6 +130,12 @@ def load_models(
             large_style=large_style, pair_style=pair_style,
         )  # fmt: skip
         for finding in report.warnings:
+            if finding.code == "vocabulary" and roles.beta is not None:
+                raise BadInput(
+                    f"{finding.what}; --method eft adds up the models' logits token by token and "
+                    "needs one vocabulary: use such a pair, or another method, for which the pair "
+                    "scores the text"
+                )
             typer.echo(f"w2s: warning: {finding.sentence}", err=True)
         styles = (large_style, pair_style, pair_style)[: 1 + len(members)]
         first, *loaded = (
