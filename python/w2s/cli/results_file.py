@@ -120,26 +120,29 @@ class ResultsFile:
         lines, length = earlier.whole_lines(self.partial.read_bytes())
         if lines:
             before = earlier.read_record(self._record, self.partial)
-            earlier.require_same(before, settings, self.partial)
+            earlier.require_same(before.settings, settings, self.partial)
             earlier.check_lines(lines, inputs, added, str(self.partial))
         self._cut(length)
         self.rows, self._begun = len(lines), True
 
-    def begin(self, settings: earlier.Settings) -> None:
+    def begin(self, settings: earlier.Settings, at_once: int = 1) -> int:
         """Puts the settings beside the rows to come; those of rows that are there must be equal.
+
+        at_once: the size of this run's batches. Returns that of the rows that are there, if any.
 
         Raises:
             BadInput: the settings differ from those of the rows that `take_up` found.
             Stopped: they cannot be written.
         """
         if self.partial is None:
-            return
+            return at_once
         if self.rows:
             before = earlier.read_record(self._record, self.partial)
-            earlier.require_same(before, settings, self.partial)
-            return
+            earlier.require_same(before.settings, settings, self.partial)
+            return before.at_once
         with self._stops():
-            replace_file(self._record, [earlier.record_text(settings)])
+            replace_file(self._record, [earlier.Record(settings, at_once).text()])
+        return at_once
 
     def write(self, rows: Sequence[Fields]) -> None:
         """Appends rows; the disk has them when this returns.

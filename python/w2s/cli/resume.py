@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,27 @@ _LONGEST = 40  # characters of a value in a message
 _NAMED = 3  # differences named in a message
 
 
-def record_text(settings: Settings) -> bytes:
-    """The record of a run that lies beside its rows."""
-    record = {"w2s search": _VERSION, "settings": dict(settings)}
-    return (json.dumps(record, indent=1, ensure_ascii=True) + "\n").encode()
+@dataclass(frozen=True)
+class Record:
+    """What lies beside the rows of a run that has not ended.
+
+    settings: all that the rows depend on. at_once: the size of its batches, which is no setting,
+    but a model's last bits depend on what it reads at once.
+    """
+
+    settings: Settings
+    at_once: int
+
+    def text(self) -> bytes:
+        """As the file holds it."""
+        record = {
+            "w2s search": _VERSION, "settings": dict(self.settings), "prompts at once": self.at_once
+        }  # fmt: skip
+        return (json.dumps(record, indent=1, ensure_ascii=True) + "\n").encode()
 
 
-def read_record(record: Path, partial: Path) -> dict[str, Any]:
-    """The settings that the rows in `partial` were made with.
+def read_record(record: Path, partial: Path) -> Record:
+    """The record of the rows in `partial`.
 
     Raises:
         BadInput: there is no record, or it is of another version or damaged.
@@ -42,14 +56,15 @@ def read_record(record: Path, partial: Path) -> dict[str, Any]:
             f"--resume: {record} cannot be read ({error}); move it and {partial.name} away to "
             "start from the beginning"
         ) from error
-    version = value.get("w2s search") if isinstance(value, dict) else None
-    settings = value.get("settings") if isinstance(value, dict) else None
-    if version != _VERSION or not isinstance(settings, dict):
+    fields = value if isinstance(value, dict) else {}
+    version, settings = fields.get("w2s search"), fields.get("settings")
+    at_once = fields.get("prompts at once")
+    if version != _VERSION or not isinstance(settings, dict) or not isinstance(at_once, int):
         raise BadInput(
             f"--resume: {record} was written by another version of w2s (layout {version}, this one "
             f"reads {_VERSION}); finish with that version, or move it and {partial.name} away"
         )
-    return settings
+    return Record(settings, at_once)
 
 
 def require_same(before: Settings, now: Settings, partial: Path) -> None:
@@ -143,7 +158,7 @@ def check_complete(
         BadInput: it holds something else.
     """
     if record.exists():
-        require_same(read_record(record, final), settings, final)
+        require_same(read_record(record, final).settings, settings, final)
     anew = "leave out --resume to write it anew"
     try:
         if as_list:

@@ -55,7 +55,8 @@ def command(
         50, help="Longest response in tokens.", rich_help_panel=_METHOD
     ),
     stop: list[str] = typer.Option(
-        [], help="A response ends before this text; repeatable.", rich_help_panel=_METHOD
+        [], metavar="TEXT", rich_help_panel=_METHOD,
+        help="A response ends before this text; repeatable.",
     ),
     temperature: float | None = typer.Option(
         None, help="0 takes the likeliest token.  [default: 0.7]", rich_help_panel=_LAW
@@ -188,8 +189,9 @@ def command(
                 large_style=styles.large, pair_style=styles.pair,
             )  # fmt: skip
             check_lengths(models, rows, field, plan)
-            results.begin(settings())  # once more: a hub id's commit is known now
             at_once = prompts_at_once(batch, plan)
+            earlier = results.begin(settings(), at_once)  # a hub id's commit is known by now
+            at_once = earlier if batch == AUTO else at_once
             search_rows(models, plan, rows, at_once, results, written, tracing)
             if tracing is not None:
                 tracing.complete()
