@@ -108,7 +108,9 @@ def test_an_output_that_cannot_be_written_is_known_before_a_model_is_loaded(w2s,
 def test_a_model_that_is_not_there(w2s, tmp_path):
     (tmp_path / "in.txt").write_text("A prompt\n")
     done = w2s("search", tmp_path / "in.txt", "--large", tmp_path / "no-model")
-    assert_refused(done, "no-model")
+    assert_refused(done, "--large: ", "no-model: there is no such folder or file")
+    done = w2s("search", tmp_path / "in.txt", "--pair", "./nowhere", "./nobody")
+    assert_refused(done, "--pair: ./nowhere: there is no such folder or file")
 
 
 def test_guided_decoding_with_a_pair_that_has_another_tokenizer(search, folders):

@@ -65,8 +65,8 @@ def test_a_full_disk_keeps_every_whole_row_and_a_later_run_goes_on(search, disk,
 
 def test_a_full_device_says_that_nothing_is_kept(search):
     done = search(ROWS[:1], *QUICK, "-o", "/dev/full")
-    assert_stopped(done, "/dev/full: cannot be written")
-    assert "resume" not in done.err
+    assert_stopped(done, "/dev/full: cannot be written", "0 of 1 rows are finished")
+    assert "kept" not in done.err
 
 
 def test_a_disk_without_room_for_the_list_keeps_all_rows(search, tmp_path, monkeypatch):

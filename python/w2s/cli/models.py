@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -86,9 +87,13 @@ def model_names(
     """Folders or hub ids of the large model and, where needed, the pair; None is an embedded one.
 
     Raises:
-        BadInput: an embedded model is not installed.
+        BadInput: a path leads nowhere, or an embedded model is not installed.
     """
     from w2s import embedded
+
+    for option, name in (("--large", large), *(("--pair", member) for member in pair or ())):
+        if name is not None and _is_path(name) and not Path(name).exists():
+            raise BadInput(f"{option}: {name}: there is no such folder or file")
 
     try:
         first = str(embedded.large()) if large is None else large
@@ -97,6 +102,11 @@ def model_names(
         return first, tuple(map(str, embedded.pair() if pair is None else pair))
     except (W2SError, ImportError, OSError) as error:
         raise BadInput(one_sentence(error)) from error
+
+
+def _is_path(name: str) -> bool:
+    """Whether this cannot be a hub id, which has one slash at most."""
+    return Path(name).is_absolute() or name[:1] in (".", "~") or name.count("/") > 1
 
 
 def load_models(

@@ -156,10 +156,10 @@ class ResultsFile:
                 write_all(self._file, "".join(line + "\n" for line in lines).encode())
                 self.rows += len(lines)
                 return
-            for line in lines:
-                self._stream.write(_framed(line, self.rows) if self._as_list else line + "\n")
-                self.rows += 1
+            for number, line in enumerate(lines, start=self.rows):
+                self._stream.write(_framed(line, number) if self._as_list else line + "\n")
             self._stream.flush()
+            self.rows += len(lines)
 
     def complete(self) -> None:
         """Gives the file its name; from here on it is whole.
@@ -201,6 +201,8 @@ class ResultsFile:
         sentence = f"{self.rows}{of} rows are finished"
         if not self.rows:
             return sentence
+        if self._stream is not None:
+            return sentence + f" and written to {self.name}"
         sentence += f" and kept in {self.partial or self.name}"
         if self.partial is not None and self._record.exists():
             sentence += "; the same command with --resume goes on"
