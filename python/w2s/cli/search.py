@@ -156,7 +156,7 @@ def command(
     rows = read_rows(source, field, layout)
     field = layout.field if field is None else field
     written = _layout(layout, large, method, candidates)
-    if trace is not None and os.path.realpath(trace) == os.path.realpath(output):
+    if trace not in (None, "-") and os.path.realpath(trace) == os.path.realpath(output):
         raise BadInput(f"--trace and --output are both {trace}; give them two names")
     results = ResultsFile(output, resume=resume, as_list=written.as_list)
     try:

@@ -121,7 +121,8 @@ function makeCard(r, row, big, width, lines) {
   const won = path && r === prompt.rounds.length - 1;
   const marks = [won ? "★" : "", ["", "✓ ends", "✓ ended"][round.end[row]],
     fate === "kept" || fate === "dropped" ? "" : fate].filter(Boolean).join(" ");
-  const gained = el("span", "gained", round.gained[row] || round.tokens[row].length ? signed(round.gained[row].replace(/^ +(?=[^ ])/, ""), true) : "nothing new");
+  const gained = el("span", "gained", round.gained[row] ? signed(round.gained[row].replace(/^ +(?=[^ ])/, ""), true)
+    : el("span", "sign", round.tokens[row].length ? "(no text)" : "(nothing new)"));
   gained.dir = "auto";
   gained.style.setProperty("--lines", lines);
   const change = el("span", gain < 0 ? "down" : "up", shown(round.gain[row]));

@@ -140,9 +140,9 @@ class Tree:
         node = step.nodes[-1]
         style = "bold green" if node.on_path else ""
         body = Text(visible("".join(one.gained for one in step.nodes)), style=style)
-        if not body.plain and not node.new_tokens:
-            body.append("(nothing new)", style="dim")
-        if node.finished and step.nodes[0].ended | step.nodes[-1].ended:
+        if not body.plain:  # a special token, half a character, or a copy that gains nothing
+            body.append("(no text)" if node.new_tokens else "(nothing new)", style="dim")
+        if node.finished and any(one.ended for one in step.nodes):
             body.append(" ✓ finished", style="cyan")
         if node.fate is Fate.filler:
             body.append(" fills a place, not valid", style="yellow")
@@ -200,7 +200,7 @@ class Tree:
             return
         listed = lost if self._all else lost[:_LISTED] if one_round else []
         for node in listed:
-            body = Text(visible(node.gained), style="dim")
+            body = Text(visible(node.gained) or "(no text)", style="dim")
             if node.fate is not Fate.dropped:
                 body.append(f" {node.fate.value}", style="yellow dim")
             lines = list(
