@@ -8,6 +8,7 @@ COMMANDS = {
     ("search",): "search",
     ("score",): "score",
     ("check",): "check",
+    ("trace",): "trace",
     ("train", "sft"): "sft",
     ("train", "dpo"): "dpo",
     ("info",): "info",
@@ -70,6 +71,22 @@ def test_the_search_example_runs(w2s, folders, monkeypatch, tmp_path):
         )  # fmt: skip
     assert done.code == 0
     assert '"prompt": "This film was"' in done.out
+
+
+def test_the_trace_example_runs(w2s, folders, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    given, command = example(w2s("trace", "--help").out).split(" | ")
+    (tmp_path / "in.txt").write_text(" ".join(shlex.split(given)[1:]) + "\n")
+    search, trace = command.split(" && ")
+    with (tmp_path / "in.txt").open() as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        done = w2s(
+            *shlex.split(search)[1:], "--large", folders.large,
+            "--pair", folders.tuned, folders.untuned,
+        )  # fmt: skip
+    assert done.code == 0
+    assert w2s(*shlex.split(trace)[1:]).code == 0
+    assert (tmp_path / "trace.html").read_text().startswith("<!doctype html>")
 
 
 ROWS = {

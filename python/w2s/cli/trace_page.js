@@ -3,7 +3,8 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
-const TOP = 26, KEPT = 62, LOST = 22, GAP = 8, LANE = 40, ROOT = 116, LISTED = 16;
+const TOP = 26, KEPT = 62, LOST = 22, GAP = 8, LISTED = 16;
+let LANE = 40, ROOT = 116;  // space between columns, width of the prompt; less on a phone
 
 function el(name, className, ...children) {
   const made = document.createElement(name);
@@ -72,6 +73,8 @@ function columns() {
 }
 
 function drawBoard() {
+  const phone = at("scroll").clientWidth < 600;
+  [LANE, ROOT] = phone ? [26, 76] : [40, 116];
   const board = at("board"), width = columns();
   const single = prompt.rounds.length === 1;
   const kept = single ? 96 : KEPT;
@@ -326,7 +329,7 @@ function draw(index) {
 
 function begin() {
   at("settings").textContent = data.settings;
-  at("models").textContent = [...data.models.map(([role, name]) => role + " " + name), data.written].join(" · ");
+  at("models").textContent = [...data.models.map(([role, name]) => role + " " + name), data.written].filter(Boolean).join(" · ");
   at("notes").textContent = data.notes.join(". ");
   if (!data.prompts.length) {
     document.querySelector("main").replaceChildren(el("p", "empty", "No prompt was begun: there is nothing to draw."));

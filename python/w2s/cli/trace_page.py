@@ -85,7 +85,7 @@ def page_data(trace: Trace, prompts: Sequence[PromptTrace]) -> dict[str, Any]:
     return {
         "settings": settings_line(trace.header),
         "models": [[role, str(name)] for role, name in named.items() if name],
-        "written": f"w2s {trace.header.get('w2s') or '(source tree)'}",
+        "written": f"w2s {trace.header['w2s']}" if trace.header.get("w2s") else "",
         "notes": list(trace.notes),
         "prompts": [_prompt(prompt, trace.plan) for prompt in prompts],
     }
