@@ -164,3 +164,47 @@ def test_a_trace_needs_a_file_of_its_own(search, tmp_path):
     done = search(["One"], "--trace", nowhere, name="in.txt")
     assert (done.code, done.out) == (2, "")
     assert "cannot be written" in done.err
+
+
+def test_a_resumed_search_goes_on_with_its_trace(search, w2s, tmp_path, monkeypatch):
+    from w2s.cli.models import Models
+
+    rows, path = ["One", "Two", "Three"], tmp_path / "t.jsonl"
+    options = ["-o", tmp_path / "o.jsonl", "--trace", path, "--batch", 1]
+    whole = Models.search
+
+    def interrupted_at_the_second(self, prompts, plan, on_chunk=None, first=0):
+        found = whole(self, prompts, plan, on_chunk, first)
+        if first == 1:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(Models, "search", interrupted_at_the_second)
+    assert search(rows, *options, name="in.txt").code == 130
+    drawn = w2s("trace", tmp_path / "t.jsonl.partial", "--prompt", 1)
+    assert "1 of 2 prompts have no result" in drawn.err
+    monkeypatch.setattr(Models, "search", whole)
+    done = search(rows, *options, "--resume", name="in.txt")
+    assert done.code == 0, done.err
+    drawn = w2s("trace", path, "--prompt", 1)
+    assert (drawn.code, drawn.err) == (0, "")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    results = {x["prompt"]: x["text"] for x in lines if x["kind"] == "result"}
+    written_rows = [json.loads(x) for x in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert [results[p] for p in range(3)] == [row["response"] for row in written_rows]
+
+
+@pytest.mark.parametrize("method", ["cbs", "bon", "eft", "beam", "sample", "greedy"])
+def test_every_method_of_the_command_line_can_be_traced(w2s, folders, tmp_path, method):
+    source, path = tmp_path / "in.txt", tmp_path / "t.jsonl"
+    source.write_text("One\n")
+    pair = [] if method == "beam" else ["--pair", folders.tuned, folders.untuned]
+    done = w2s(
+        "search", source, "--large", folders.large, *pair, "--method", method,
+        "--max-new-tokens", 6, "--trace", path,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    drawn = w2s("trace", path)
+    assert drawn.code == 0
+    assert drawn.out.startswith(f"{method} · ")
+    assert "★ the winner" in drawn.out

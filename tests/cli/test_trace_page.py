@@ -75,6 +75,14 @@ def test_the_page_holds_the_raw_rounds(page, tmp_path):
         assert path == [text for _, text, _ in winners_path(done.chunks, p)]
 
 
+def test_a_trace_and_its_page_go_through_pipes(w2s, page, tmp_path, monkeypatch):
+    recorded(tmp_path / "t.jsonl", PLAN)
+    whole = page()
+    with (tmp_path / "t.jsonl").open() as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        assert w2s("trace", "-", "--html", "-").out == whole
+
+
 def test_one_prompt_can_be_chosen(page, tmp_path):
     recorded(tmp_path / "t.jsonl", PLAN, prompts=3)
     assert [p["place"] for p in data_of(page("--prompt", 2))["prompts"]] == [2]
@@ -84,7 +92,7 @@ def test_a_page_that_would_be_too_large_says_what_is_left_out(w2s, tmp_path, mon
     recorded(tmp_path / "t.jsonl", PLAN, prompts=3)
     monkeypatch.setattr(trace_page, "LIMIT", PLAN.pool * 6 * 2)
     done = w2s("trace", tmp_path / "t.jsonl", "--html", tmp_path / "t.html")
-    assert "1 prompts are left out" in done.err
+    assert "1 prompt left out" in done.err
     assert len(data_of((tmp_path / "t.html").read_text())["prompts"]) == 2
 
 

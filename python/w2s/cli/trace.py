@@ -25,12 +25,16 @@ _PIPED_WIDTH = 100
 
 
 def command(
-    source: str = typer.Argument(metavar="FILE", help="What w2s search --trace FILE wrote."),
+    source: str = typer.Argument(
+        metavar="FILE", help="What w2s search --trace FILE wrote; - is standard input."
+    ),
     prompt: int | None = typer.Option(
         None, min=0, help="The prompt's place in the input, from 0.  [default: the first one]"
     ),
     html: str | None = typer.Option(
-        None, metavar="OUT.html", help="Write one self-contained page instead of the tree."
+        None,
+        metavar="OUT.html",
+        help="Write one self-contained page instead of the tree; - is standard output.",
     ),
     width: int | None = typer.Option(
         None, min=30, metavar="COLUMNS", help="Of the tree.  [default: the terminal's, piped 100]"
@@ -49,7 +53,7 @@ def command(
 
     trace = read_trace(source)
     for note in trace.notes:
-        typer.echo(f"note: {source}: {note}", err=True)
+        typer.echo(f"note: {trace.name}: {note}", err=True)
     chosen = _chosen(trace, prompt)
     if html is not None:
         from w2s.cli.trace_page import write_page
@@ -58,13 +62,18 @@ def command(
         left_out = write_page(html, trace, [one for one in prompts if one is not None])
         if left_out:
             typer.echo(
-                f"note: the page would be too large: {left_out} prompts are left out; --prompt N "
+                f"note: the page would be too large: {counted(left_out)} left out; --prompt N "
                 "makes a page of one",
                 err=True,
             )
-        typer.echo(f"{html}: {len(prompts) - left_out} prompts", err=True)
+        typer.echo(f"{html}: {counted(len(prompts) - left_out)}", err=True)
         return
     _draw(trace, chosen, width, everything)
+
+
+def counted(prompts: int) -> str:
+    """A number of prompts, in words."""
+    return f"{prompts} prompt{'' if prompts == 1 else 's'}"
 
 
 def _chosen(trace: Trace, place: int | None) -> PromptTrace | None:
@@ -141,7 +150,10 @@ def _others(console: Console, trace: Trace, prompt: PromptTrace) -> None:
     if not others:
         return
     console.print()
-    console.print(f"{len(others)} other prompts; --prompt N draws one:", style="dim")
+    console.print(
+        f"{len(others)} other {'prompt' if len(others) == 1 else 'prompts'}; --prompt N draws one:",
+        style="dim",
+    )
     for one in others[:_LISTED]:
         result = one.result or {}
         score = result.get("score")

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -27,7 +28,7 @@ LIMIT = 200_000
 
 
 def write_page(target: str, trace: Trace, prompts: Sequence[PromptTrace]) -> int:
-    """Writes the page of these prompts to the file `target`; the file is whole or not there.
+    """Writes the page of these prompts to `target` (`-`: standard output), whole or not at all.
 
     Returns how many prompts were left out because the page would grow beyond `LIMIT` candidates;
     the first one never is.
@@ -43,6 +44,9 @@ def write_page(target: str, trace: Trace, prompts: Sequence[PromptTrace]) -> int
             break
         shown += 1
     page = render(trace, prompts[:shown])
+    if target == "-":
+        sys.stdout.write(page)
+        return len(prompts) - shown
     partial = Path(target + ".partial")
     try:
         if Path(target).is_dir():

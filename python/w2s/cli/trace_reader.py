@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any, TypeGuard
 
 from w2s.cli.errors import BadInput
 from w2s.cli.trace_file import FORMAT, VERSION
+
+_STDIN = "-"
 
 
 @dataclass
@@ -39,13 +42,16 @@ class Trace:
 
 
 def read_trace(source: str) -> Trace:
-    """The trace in the file `source`; a last line that was cut off is left out with a note.
+    """The trace in the file `source` (`-`: standard input).
+
+    A last line that was cut off is left out, with a note.
 
     Raises:
         BadInput: the file cannot be read, is no trace, is one of another version, or has a line
             that does not fit; the message names the line.
     """
     lines = _read(source).split("\n")
+    source = "standard input" if source == _STDIN else source
     notes: list[str] = []
     if lines[-1] and _parsed(lines[-1]) is None:
         notes.append(f"line {len(lines)} is cut off: the run was interrupted while writing it")
@@ -68,7 +74,8 @@ def read_trace(source: str) -> Trace:
 
 def _read(source: str) -> str:
     try:
-        return Path(source).read_bytes().decode("utf-8-sig")
+        data = sys.stdin.buffer.read() if source == _STDIN else Path(source).read_bytes()
+        return data.decode("utf-8-sig")
     except FileNotFoundError:
         hint = f"; {source}.partial is there" if Path(source + ".partial").exists() else ""
         raise BadInput(f"{source}: there is no such file{hint}") from None
@@ -76,7 +83,6 @@ def _read(source: str) -> str:
         raise BadInput(f"{source}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         # A run killed in the middle of a character leaves half of it at the very end.
-        data: bytes = error.object
         if b"\n" not in data[error.start :] and error.end >= len(data) - 3:
             return data[: error.start].decode("utf-8-sig")
         line = data.count(b"\n", 0, error.start) + 1
