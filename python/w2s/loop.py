@@ -12,9 +12,10 @@ import torch
 
 from w2s.errors import SearchError
 from w2s.flags import DeferredFlag
-from w2s.models import Model, lacks_tokenizer, load
+from w2s.models import Model, load
 from w2s.plan import SearchPlan
 from w2s.pool import Pool, Selection
+from w2s.preflight import fit_before_loading
 from w2s.prompts import Prompt
 from w2s.proposers import Chunk, Proposer
 from w2s.proposers.local import LocalProposer
@@ -217,24 +218,23 @@ def guide(
     without tokenizer files is read with the large model's tokenizer.
     bridge: a pair with another tokenizer judges the text (`TextBridgeScorer`); False refuses it
       with `VocabularyError`.
+
+    What `check` finds is found before any weights load: an error is raised (`VocabularyError`,
+    `PromptError`, `ModelError`), a warning goes to `warnings.warn`.
     """
     plan = SearchPlan() if plan is None else plan
-    writer = _loaded(large, settings)
-    if pair is None:
-        return search(prompts, LocalProposer(writer, plan), None, plan, on_chunk=on_chunk)
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
+    if pair is not None and (not isinstance(pair, tuple | list) or len(pair) != 2):
         raise SearchError(f"pair must be (tuned, untuned), got {pair!r:.80}")
-    tuned, untuned = (_loaded(member, settings, writer) for member in pair)
+    sources = [large, *(pair or ())]
+    tokenizers = fit_before_loading(sources[0], sources[1:], settings, bridge)
+    writer, *judges = (
+        source if isinstance(source, Model) else load(source, **{**settings, **given})
+        for source, given in zip(sources, tokenizers, strict=True)
+    )
+    if not judges:
+        return search(prompts, LocalProposer(writer, plan), None, plan, on_chunk=on_chunk)
+    tuned, untuned = judges
     scorer = (
         scorer_for(writer, tuned, untuned, plan) if bridge else PairScorer(tuned, untuned, plan)
     )
     return search(prompts, LocalProposer(writer, plan), scorer, plan, on_chunk=on_chunk)
-
-
-def _loaded(source: Any, settings: dict[str, Any], lender: Model | None = None) -> Model:
-    """`source` as a `Model`; a folder that brings no tokenizer borrows the lender's."""
-    if isinstance(source, Model):
-        return source
-    if lender is not None and lacks_tokenizer(source):
-        settings = {"tokenizer": lender.tokenizer, **settings}
-    return load(source, **settings)

@@ -458,6 +458,32 @@ def test_the_search_raises_what_the_check_finds(folders):
         require_fit(folders.large, pair, options={"quantization_config": {"load_in_4bit": True}})
 
 
+def test_guide_refuses_before_any_weights_load(folders, monkeypatch):
+    swap_words(folders)
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", None)
+    pair = (folders.tuned, folders.untuned)
+    with pytest.raises(w2s.VocabularyError, match="'w5': id 5 against 6"):
+        w2s.guide(["w5"], folders.large, pair, bridge=False)
+    swap_words_of_one(folders)  # of which no bridge makes a pair
+    with pytest.raises(w2s.VocabularyError, match="'w5': id 6 against 5"):
+        w2s.guide(["w5"], folders.large, pair)
+
+
+def test_a_pair_that_judges_text_may_have_another_tokenizer(folders):
+    swap_words(folders)
+    assert codes(folders, bridge=True) == [("note", "vocabulary")]
+
+
+def test_guide_warns_and_goes_on(folders):
+    plan = w2s.SearchPlan(width=1, samples=2, max_new_tokens=3)
+    pair = (w2s.load(folders.tuned), folders.untuned)
+    assert w2s.guide(["w5"], folders.large, pair, plan)[0].best.score != 0
+    same_pair(folders)
+    with pytest.warns(UserWarning, match="every score is 0"):
+        found = w2s.guide(["w5"], folders.large, (folders.tuned, folders.untuned), plan)
+    assert found[0].best.score == 0
+
+
 def test_a_part_of_the_models_can_be_examined(folders):
     assert examine(folders.large, None).findings == []
     assert examine(None, (folders.tuned, folders.untuned)).findings == []

@@ -5,6 +5,7 @@ what a search calls before any weight is loaded.
 """
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ from w2s.preflight.pair_rules import pair_findings
 from w2s.preflight.prompt_rules import chat_findings, prompt_findings
 from w2s.prompts import Prompt, PromptStyle
 
-__all__ = ["Finding", "Level", "Report", "check", "examine", "require_fit"]
+__all__ = ["Finding", "Level", "Report", "check", "examine", "fit_before_loading", "require_fit"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def check(
     chat: bool = False,
     system: str = "",
     chat_template: str | os.PathLike[str] | None = None,
+    bridge: bool = False,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     tokenizer: Any = None,
@@ -76,6 +78,8 @@ def check(
     plan, prompts: with them, lengths are checked against each model's context.
     large_template, pair_template, chat, system, chat_template: how the models see a prompt, as for
       `load`. A `Model` has its own.
+    bridge: a pair with another tokenizer than the large model's is to judge text, as `guide` lets
+      it (`TextBridgeScorer`); else that is an error, as it is for `PairScorer` and guided decoding.
     device, dtype, tokenizer, kwargs: as for `load`.
 
     Returns the findings, errors first; an empty list is good news. docs/check.md lists the codes.
@@ -89,6 +93,7 @@ def check(
         prompts=prompts,
         large_style={**style, "template": large_template},
         pair_style={**style, "template": pair_template},
+        bridge=bridge,
         device=device,
         dtype=dtype,
         tokenizer=tokenizer,
@@ -104,6 +109,7 @@ def examine(
     prompts: Sequence[Prompt] | None = None,
     large_style: Mapping[str, Any] | None = None,
     pair_style: Mapping[str, Any] | None = None,
+    bridge: bool = False,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     tokenizer: Any = None,
@@ -133,7 +139,7 @@ def examine(
         )
     first = None if large is None else cards[0]
     members = cards if large is None else cards[1:]
-    findings += _found(first, members, plan, prompts, dtype, where)
+    findings += _found(first, members, plan, prompts, bridge, dtype, where)
     return Report(
         worst_first(iter(dict.fromkeys(findings))),
         [_looked_at(card) for card in cards],
@@ -160,6 +166,7 @@ def _found(
     pair: Sequence[Card],
     plan: SearchPlan | None,
     prompts: Sequence[Prompt] | None,
+    bridge: bool,
     dtype: str | torch.dtype,
     device: torch.device,
 ) -> Iterator[Finding]:
@@ -169,7 +176,7 @@ def _found(
     for member in pair:
         yield from pair_member_findings(member)
     if pair:
-        yield from pair_findings(large, *pair)
+        yield from pair_findings(large, *pair, bridge=bridge)
     for card in cards:
         yield from prompt_findings(card, prompts, plan)
     if large is not None and pair:
@@ -202,3 +209,37 @@ def require_fit(large: Any, pair: tuple[Any, Any] | None, **settings: Any) -> Re
     for finding in report.errors:
         raise finding.error()
     return report
+
+
+_STYLE = frozenset({"template", "chat", "system", "chat_template"})
+
+
+def fit_before_loading(
+    large: Any, pair: Sequence[Any], settings: Mapping[str, Any], bridge: bool = False
+) -> list[dict[str, Any]]:
+    """`require_fit` for models that are about to be loaded with `load(source, **settings)`.
+
+    pair: (tuned, untuned), or empty. Says warnings by `warnings.warn`. Returns, for each model,
+    the keywords to add to `settings`: the tokenizer that was read already. Models that are all
+    loaded are left to the checks of `load` and of the search.
+    """
+    sources = [large, *pair]
+    if not any(isinstance(source, str | os.PathLike) for source in sources):
+        return [{} for _ in sources]
+    style = {name: settings[name] for name in _STYLE & settings.keys()}
+    named = {name: settings[name] for name in ("device", "dtype", "tokenizer") if name in settings}
+    report = require_fit(
+        large,
+        (pair[0], pair[1]) if pair else None,
+        bridge=bridge,
+        large_style=style,
+        pair_style=style,
+        options={k: v for k, v in settings.items() if k not in style and k not in named},
+        **named,
+    )
+    for finding in report.warnings:
+        warnings.warn(finding.sentence, stacklevel=3)
+    return [
+        {"tokenizer": tokenizer} if isinstance(source, str | os.PathLike) else {}
+        for source, tokenizer in zip(sources, report.tokenizers, strict=True)
+    ]

@@ -17,8 +17,13 @@ _SIZE = (
 )  # fmt: skip
 
 
-def pair_findings(large: Card | None, tuned: Card, untuned: Card) -> Iterator[Finding]:
-    """Everything about models that must go together; `large` None looks at the pair alone."""
+def pair_findings(
+    large: Card | None, tuned: Card, untuned: Card, *, bridge: bool
+) -> Iterator[Finding]:
+    """Everything about models that must go together; `large` None looks at the pair alone.
+
+    bridge: a pair with another tokenizer than the large model's judges the text.
+    """
     apart = _vocabulary(tuned, untuned)
     if apart:
         yield error(
@@ -27,11 +32,11 @@ def pair_findings(large: Card | None, tuned: Card, untuned: Card) -> Iterator[Fi
             "use a pair made from one model: its scores compare the same tokens under both",
         )
     if large is not None:
-        yield from _with_large(large, tuned, untuned)
+        yield from _with_large(large, tuned, untuned, bridge)
     yield from _difference(tuned, untuned)
 
 
-def _with_large(large: Card, tuned: Card, untuned: Card) -> Iterator[Finding]:
+def _with_large(large: Card, tuned: Card, untuned: Card, bridge: bool) -> Iterator[Finding]:
     for member in (tuned, untuned):
         apart = _vocabulary(large, member)
         if apart and large.tokenizer is not None and member.tokenizer is not None:
@@ -43,12 +48,20 @@ def _with_large(large: Card, tuned: Card, untuned: Card) -> Iterator[Finding]:
                 "large model's tokenizer",
             )
             return
+        if apart and bridge and large.tokenizer is not None and member.tokenizer is not None:
+            yield note(
+                "vocabulary",
+                apart,
+                "nothing: the pair judges the text (TextBridgeScorer), which takes longer than "
+                "judging tokens",
+            )
+            return
         if apart:
             yield error(
                 "vocabulary",
                 apart,
-                "use a pair of the large model's vocabulary, or give all models their tokenizers, "
-                "so that the pair can score text",
+                "use a pair with the large model's tokenizer, or let the pair judge text, as "
+                "w2s.guide and w2s.TextBridgeScorer do (guided decoding, eft, cannot)",
             )
             return
     if large.module is None or tuned.module is None:
