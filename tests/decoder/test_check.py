@@ -397,6 +397,62 @@ def test_a_pair_without_tokenizers_reads_with_the_large_models(folders):
     assert found(folders) == []
 
 
+def test_a_tokenizer_that_cannot_be_lent_is_told_once(folders):
+    no_tokenizer(SimpleNamespace(large=folders.tuned))
+    no_tokenizer(SimpleNamespace(large=folders.untuned))
+    broken_tokenizer(folders)
+    assert [code for _, code in codes(folders)] == ["tokenizer"]
+
+
+def test_a_gguf_file_is_read_and_a_damaged_one_is_found(folders, tmp_path):
+    from gguf import GGUFWriter
+
+    path = tmp_path / "large.gguf"
+    writer = GGUFWriter(path, "llama")
+    for name, value in {
+        "vocab_size": 64, "context_length": 128, "embedding_length": 32, "block_count": 1,
+        "feed_forward_length": 48, "head_count": 4,
+    }.items():  # fmt: skip
+        getattr(writer, f"add_{name}")(value)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_tensor("token_embd.weight", torch.zeros(64, 32).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    folders.large = path
+    assert codes(folders, tokenizer=bos_tokenizer()) == []
+    path.write_bytes(path.read_bytes()[:-500])
+    assert codes(folders) == [("error", "weights-damaged")]
+
+
+def test_a_hub_model_that_is_cached_is_looked_at_where_it_is(folders, tmp_path, monkeypatch):
+    """Of a hub id whose weights are not here yet, only that is said."""
+    cached = tmp_path / "cached"
+    shutil.copytree(folders.large, cached)
+
+    def cached_file(source, name, **settings):
+        assert source == "some/model"
+        path = cached / name
+        return str(path) if path.is_file() else None
+
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    monkeypatch.setattr("transformers.utils.hub.cached_file", cached_file)
+    for kind in (AutoConfig, AutoTokenizer, GenerationConfig):
+        whole = kind.from_pretrained
+        monkeypatch.setattr(
+            kind, "from_pretrained",
+            lambda source, whole=whole, **settings: whole(
+                str(cached) if source == "some/model" else source, **settings
+            ),
+        )  # fmt: skip
+    folders.large = "some/model"
+    assert codes(folders) == []
+    (cached / "model.safetensors").unlink()
+    assert codes(folders) == [("note", "weights-not-here")]
+
+
 def test_errors_come_first(folders):
     more_tokens(folders)
     same_pair(folders)

@@ -132,7 +132,7 @@ def examine(
         sources += [("the untuned model", pair[1], pair_style)]
     cards: list[Card] = []
     for role, source, style in sources:
-        lender = cards[0].tokenizer if cards and large is not None else None
+        lender = cards[0] if cards and large is not None else None
         made = _style(style, findings)
         cards.append(
             read_card(role, source, made, tokenizer=tokenizer, lender=lender, options=others)

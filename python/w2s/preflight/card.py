@@ -81,13 +81,13 @@ def read_card(
     style: PromptStyle,
     *,
     tokenizer: Any = None,
-    lender: Any = None,
+    lender: Card | None = None,
     options: dict[str, Any],
 ) -> Card:
     """The card of whatever `load` takes.
 
-    tokenizer: one to use in place of the source's own. lender: the one a folder borrows that
-    brings none. options: `load`'s keywords for `from_pretrained`.
+    tokenizer: one to use in place of the source's own. lender: the model whose tokenizer a folder
+    borrows that brings none. options: `load`'s keywords for `from_pretrained`.
 
     Raises `ModelError` when the source does not exist or is nothing that `load` takes.
     """
@@ -220,7 +220,7 @@ def _build(card: Card, source: str, options: dict[str, Any], **files: str) -> No
     try:
         config = AutoConfig.from_pretrained(source, **shared, **files)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as reason:
-        card.findings.append(_unreadable(card.who, reason))
+        card.findings.append(_unreadable(card.who, reason, bool(files)))
         return
     card.quantization = options.get("quantization_config") or (
         None if files else getattr(config, "quantization_config", None)
@@ -246,7 +246,13 @@ def _has_generation_config(source: str) -> bool:
     return found is not None
 
 
-def _unreadable(who: str, reason: Exception) -> Finding:
+def _unreadable(who: str, reason: Exception, gguf: bool) -> Finding:
+    if gguf:
+        return error(
+            "weights-damaged",
+            f"{who} cannot be read ({_first_line(reason)})",
+            "download the file again, and see that the package gguf is installed and new enough",
+        )
     if "trust_remote_code" in str(reason):
         return error(
             "remote-code",
@@ -293,7 +299,7 @@ def _first_line(reason: Exception) -> str:
 
 
 def _read_tokenizer(
-    card: Card, source: str, given: Any, lender: Any, options: dict[str, Any]
+    card: Card, source: str, given: Any, lender: Card | None, options: dict[str, Any]
 ) -> None:
     from transformers import AutoTokenizer
 
@@ -301,8 +307,9 @@ def _read_tokenizer(
         card.tokenizer = given
         return
     if lacks_tokenizer(source):
-        card.tokenizer = lender
-        if lender is None:
+        card.tokenizer = None if lender is None else lender.tokenizer
+        # A lender whose tokenizer cannot be read has that among its own findings.
+        if card.tokenizer is None and (lender is None or not lender.findings):
             card.findings.append(
                 error(
                     "tokenizer",
@@ -313,6 +320,8 @@ def _read_tokenizer(
         return
     where, files = source, {}
     if source.endswith(".gguf"):
+        if card.module is None:  # one file holds both, and cannot be read
+            return
         where, files = str(Path(source).parent), {"gguf_file": Path(source).name}
     shared = {k: options[k] for k in ("revision", "trust_remote_code", "token") if k in options}
     try:
