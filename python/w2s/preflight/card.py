@@ -7,6 +7,7 @@ is allocated, so the checks ask the same questions of it as `load` asks of the r
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -232,18 +233,8 @@ def _build(card: Card, source: str, options: dict[str, Any], **files: str) -> No
     except Exception as reason:  # whatever the code of a model family raises for its config
         card.findings.append(_unbuildable(card.who, config, reason))
         return
-    if not files and _has_generation_config(source):
-        card.module.generation_config = GenerationConfig.from_pretrained(source)
-
-
-def _has_generation_config(source: str) -> bool:
-    from transformers.utils.hub import cached_file
-
-    found = cached_file(
-        source, "generation_config.json", _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )  # fmt: skip
-    return found is not None
+    with suppress(OSError):  # without a file of its own, the model made one from its config
+        card.module.generation_config = GenerationConfig.from_pretrained(source, **shared)
 
 
 def _unreadable(who: str, reason: Exception, gguf: bool) -> Finding:
