@@ -46,6 +46,12 @@ def test_errors_are_shown_with_what_to_do_and_end_with_exit_code_1(check, folder
     assert done.out.splitlines()[-1] == "1 error, 1 warning"  # the pair's, and the large model's
 
 
+def test_guided_decoding_needs_one_vocabulary(check, folders):
+    done = check("--json", "--method", "eft", pair=(folders.stranger, folders.stranger))
+    assert done.code == 1
+    assert codes(done) == ["vocabulary", "same-weights"]
+
+
 def test_warnings_alone_end_with_exit_code_0(check, folders):
     done = check("--json", pair=(folders.tuned, folders.tuned))
     assert done.code == 0

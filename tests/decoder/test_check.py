@@ -520,14 +520,15 @@ def test_guide_refuses_before_any_weights_load(folders, monkeypatch):
     pair = (folders.tuned, folders.untuned)
     with pytest.raises(w2s.VocabularyError, match="'w5': id 5 against 6"):
         w2s.guide(["w5"], folders.large, pair, bridge=False)
-    swap_words_of_one(folders)  # of which no bridge makes a pair
+    save_tokenizer(bos_tokenizer(), folders.untuned)  # no bridge makes a pair of these
     with pytest.raises(w2s.VocabularyError, match="'w5': id 6 against 5"):
         w2s.guide(["w5"], folders.large, pair)
 
 
-def test_a_pair_that_judges_text_may_have_another_tokenizer(folders):
+def test_other_tokens_are_an_error_where_the_pair_cannot_score_text(folders):
     swap_words(folders)
-    assert codes(folders, bridge=True) == [("note", "vocabulary")]
+    assert codes(folders) == [("warning", "vocabulary")]
+    assert codes(folders, bridge=False) == [("error", "vocabulary")]
 
 
 def test_guide_warns_and_goes_on(folders):

@@ -76,6 +76,7 @@ def command(
             prompts=None if rows is None else [row.prompt for row in rows],
             large_style={**style, "template": large_template},
             pair_style={**style, "template": pair_template},
+            bridge=roles.beta is None,
             device=device,
             dtype=dtype,
         )

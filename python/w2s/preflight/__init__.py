@@ -64,7 +64,7 @@ def check(
     chat: bool = False,
     system: str = "",
     chat_template: str | os.PathLike[str] | None = None,
-    bridge: bool = False,
+    bridge: bool = True,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     tokenizer: Any = None,
@@ -78,8 +78,9 @@ def check(
     plan, prompts: with them, lengths are checked against each model's context.
     large_template, pair_template, chat, system, chat_template: how the models see a prompt, as for
       `load`. A `Model` has its own.
-    bridge: a pair with another tokenizer than the large model's is to judge text, as `guide` lets
-      it (`TextBridgeScorer`); else that is an error, as it is for `PairScorer` and guided decoding.
+    bridge: a pair with another tokenizer than the large model's may score the text, as `guide` lets
+      it (`TextBridgeScorer`), and is only warned of. False for guided decoding and a `PairScorer`
+      of your own: then it is an error.
     device, dtype, tokenizer, kwargs: as for `load`.
 
     Returns the findings, errors first; an empty list is good news. docs/check.md lists the codes.
@@ -109,7 +110,7 @@ def examine(
     prompts: Sequence[Prompt] | None = None,
     large_style: Mapping[str, Any] | None = None,
     pair_style: Mapping[str, Any] | None = None,
-    bridge: bool = False,
+    bridge: bool = True,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     tokenizer: Any = None,
@@ -215,7 +216,7 @@ _STYLE = frozenset({"template", "chat", "system", "chat_template"})
 
 
 def fit_before_loading(
-    large: Any, pair: Sequence[Any], settings: Mapping[str, Any], bridge: bool = False
+    large: Any, pair: Sequence[Any], settings: Mapping[str, Any], bridge: bool = True
 ) -> list[dict[str, Any]]:
     """`require_fit` for models that are about to be loaded with `load(source, **settings)`.
 

@@ -22,7 +22,7 @@ def pair_findings(
 ) -> Iterator[Finding]:
     """Everything about models that must go together; `large` None looks at the pair alone.
 
-    bridge: a pair with another tokenizer than the large model's judges the text.
+    bridge: a pair with another tokenizer than the large model's may score the text.
     """
     apart = _vocabulary(tuned, untuned)
     if apart:
@@ -39,7 +39,10 @@ def pair_findings(
 def _with_large(large: Card, tuned: Card, untuned: Card, bridge: bool) -> Iterator[Finding]:
     for member in (tuned, untuned):
         apart = _vocabulary(large, member)
-        if apart and large.tokenizer is not None and member.tokenizer is not None:
+        if not apart:
+            continue
+        texts = large.tokenizer is not None and member.tokenizer is not None
+        if texts and bridge:
             yield warning(
                 "vocabulary",
                 apart,
@@ -47,23 +50,21 @@ def _with_large(large: Card, tuned: Card, untuned: Card, bridge: bool) -> Iterat
                 "(TextBridgeScorer), which guided decoding (eft) cannot; else use a pair with the "
                 "large model's tokenizer",
             )
-            return
-        if apart and bridge and large.tokenizer is not None and member.tokenizer is not None:
-            yield note(
-                "vocabulary",
-                apart,
-                "nothing: the pair judges the text (TextBridgeScorer), which takes longer than "
-                "judging tokens",
-            )
-            return
-        if apart:
+        elif texts:
             yield error(
                 "vocabulary",
                 apart,
-                "use a pair with the large model's tokenizer, or let the pair judge text, as "
-                "w2s.guide and w2s.TextBridgeScorer do (guided decoding, eft, cannot)",
+                "use a pair with the large model's tokenizer, or let this one score text, which "
+                "every method but guided decoding (eft) can: w2s.guide, w2s.TextBridgeScorer",
             )
-            return
+        else:
+            yield error(
+                "vocabulary",
+                apart,
+                "use a pair of the large model's vocabulary, or give all models their tokenizers, "
+                "so that the pair can score text",
+            )
+        return
     if large.module is None or tuned.module is None:
         return
     if tuned.eos_token_ids and large.eos_token_ids and _ends_apart(large, tuned):
