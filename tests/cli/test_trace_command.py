@@ -96,7 +96,7 @@ def test_no_line_is_wider_than_asked_and_a_pipe_gets_no_colours(w2s, tmp_path, w
     recorded(tmp_path / "t.jsonl", plan, rounds=60)
     out = w2s("trace", tmp_path / "t.jsonl", "--width", width).out
     assert "\x1b" not in out
-    assert max(map(len, out.splitlines())) <= max(width, 60)
+    assert max(map(len, out.splitlines())) <= max(width, 44)
 
 
 def test_the_other_prompts_are_listed(w2s, tmp_path):
@@ -207,4 +207,5 @@ def test_every_method_of_the_command_line_can_be_traced(w2s, folders, tmp_path, 
     drawn = w2s("trace", path)
     assert drawn.code == 0
     assert drawn.out.startswith(f"{method} · ")
+    assert ("beta 1.0" in drawn.out) == (method == "eft")
     assert "★ the winner" in drawn.out

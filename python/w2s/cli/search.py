@@ -182,7 +182,7 @@ def command(
             tracing = None
             if trace is not None:
                 labels = model_labels(large, pair, roles.needs_pair)
-                header = trace_header(plan, method.value, labels)
+                header = trace_header(plan, method.value, labels, beta=roles.beta)
                 tracing = open_files.enter_context(TraceFile(trace, header, resume=resume))
             models = load_models(
                 large, pair, roles=roles, device=device, dtype=dtype,

@@ -2,8 +2,8 @@
 
 The format, JSON Lines; every line is an object with a "kind":
 
-* "header", the first line: format ("w2s-trace"), version, w2s, method, plan (all its settings) and
-  models (large, tuned, untuned).
+* "header", the first line: format ("w2s-trace"), version, w2s, method, plan (all its settings),
+  beta (of guided decoding, else null) and models (large, tuned, untuned).
 * "prompt", when its batch begins: prompt (its place in the input, from 0) and text. The same place
   once more begins that prompt anew: an interrupted run that goes on need not know what was lost.
 * "chunk", a round of one prompt: prompt, chunk (from 0), written (tokens of an unfinished row so
@@ -43,9 +43,16 @@ Decode = Callable[[Sequence[int]], str]
 
 
 def trace_header(
-    plan: SearchPlan, method: str, models: Mapping[str, str | None]
+    plan: SearchPlan,
+    method: str,
+    models: Mapping[str, str | None],
+    *,
+    beta: float | None = None,
 ) -> dict[str, object]:
-    """A trace's first line; `models` are names by role, for people to read."""
+    """A trace's first line; `models` are names by role, for people to read.
+
+    beta: how strongly the pair guides each token; None where it does not.
+    """
     try:
         installed: str | None = version("w2s-kernels")
     except PackageNotFoundError:
@@ -57,6 +64,7 @@ def trace_header(
         "w2s": installed,
         "method": method,
         "plan": dataclasses.asdict(plan),
+        "beta": beta,
         "models": dict(models),
     }
 

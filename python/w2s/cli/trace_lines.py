@@ -65,7 +65,7 @@ class TraceLines:
 
     def _go_on(self, partial: Path) -> None:
         lines, length = whole_lines(partial.read_bytes())
-        if lines and _parsed(lines[0]) != _parsed(json.dumps(self._header)):
+        if lines and _search_of(lines[0]) != _search_of(json.dumps(self._header)):
             raise BadInput(
                 f"{partial}, line 1: is the trace of another search (method, plan or models "
                 "differ); give --trace another name, or move it away"
@@ -140,8 +140,10 @@ def _line(row: Mapping[str, object]) -> str:
     return text + "\n"
 
 
-def _parsed(line: str | bytes) -> object:
+def _search_of(header: str | bytes) -> object:
+    """What a header says of the search, without who wrote it; None for a line that is no header."""
     try:
-        return json.loads(line)
+        fields = json.loads(header)
     except ValueError:
         return None
+    return {k: v for k, v in fields.items() if k != "w2s"} if isinstance(fields, dict) else None

@@ -23,7 +23,7 @@ from w2s.cli.trace_reader import PromptTrace, Trace
 from w2s.cli.trace_rounds import Node, Round, rounds_of
 from w2s.cli.trace_text import settings_line
 
-# Candidates on a page, all rounds of all prompts: about 40 MB, what a browser opens in seconds.
+# Candidates on a page, all rounds of all prompts: some 20 MB, what a browser opens in seconds.
 LIMIT = 200_000
 
 

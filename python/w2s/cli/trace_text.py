@@ -51,4 +51,6 @@ def settings_line(header: Mapping[str, Any]) -> str:
     ]
     off = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "clones": False, "stop": []}
     parts += [f"{key} {plan[key]}" for key, value in off.items() if plan.get(key, value) != value]
+    if header.get("beta") is not None:
+        parts.append(f"beta {header['beta']}")
     return " · ".join([*parts, f"seed {plan.get('seed')}"])
