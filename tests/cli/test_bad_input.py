@@ -115,7 +115,7 @@ def test_a_model_that_is_not_there(w2s, tmp_path):
 
 def test_guided_decoding_with_a_pair_that_has_another_tokenizer(search, folders):
     done = search([GOOD], "--method", "eft", pair=(folders.stranger, folders.stranger))
-    assert_refused(done, "tokenizers", "differ", "'<end>'", "--method eft")
+    assert_refused(done, "tokenizers", "differ", "'<end>'", "guided decoding (eft)")
 
 
 def test_a_training_row_that_cannot_be_used(w2s, folders, tmp_path):
