@@ -37,14 +37,16 @@ class RoleEstimate:
 class Estimate:
     """Bytes that a search of `prompts` prompts (`rows` rows) takes when it takes most.
 
-    roles: each model's share. state: candidates, scores and tables. workspace: what is in use for
-    a while: logits, hidden states, masks, a cache's old layer while it grows. total: all of it.
+    longest: tokens of the longest prompt. roles: each model's share. state: candidates, scores and
+    tables. workspace: what is in use for a while: logits, hidden states, masks, a cache's old layer
+    while it grows. total: all of it.
     per_prompt: what one prompt more, as long as the longest, adds.
     """
 
     roles: tuple[RoleEstimate, ...]
     prompts: int
     rows: int
+    longest: int
     state: int
     workspace: int
     total: int
@@ -54,17 +56,24 @@ class Estimate:
     @property
     def needed(self) -> int:
         """Bytes still to be allocated: the total without the weights that are loaded already."""
-        return self.total - sum(role.weights for role in self.roles if role.loaded)
+        return self.total - self._loaded
+
+    @property
+    def _loaded(self) -> int:
+        return sum(role.weights for role in self.roles if role.loaded)
+
+    def needed_for(self, prompts: int) -> int:
+        """`needed`, for another number of prompts as long as the longest."""
+        return self._total_of(prompts) - self._loaded
 
     def prompts_that_fit(self, available: int) -> int:
         """How many prompts as long as the longest one fit into so many free bytes; 0 for none.
 
         Weights that are loaded already need no room, the others do.
         """
-        loaded = self.total - self.needed
 
         def fits(prompts: int) -> bool:
-            return self._total_of(prompts) - loaded <= available
+            return self.needed_for(prompts) <= available
 
         if not fits(1):
             return 0
@@ -103,14 +112,21 @@ def size(count: float) -> str:
 
 
 def estimate(
-    plan: SearchPlan, models: Any, prompts: Sequence[Prompt | int], *, guided: bool = False
+    plan: SearchPlan,
+    models: Any,
+    prompts: Sequence[Prompt | int],
+    *,
+    guided: bool = False,
+    judged: bool = True,
+    at_once: int | None = None,
 ) -> Estimate:
     """What `plan.estimate` does.
 
     models: the large one, or (large, tuned, untuned): each a `Model`, or (config, dtype, device)
       when no weights are loaded; then prompts are lengths.
     prompts: prompts, or their lengths in tokens.
-    guided: the pair takes part in the writing (`GuidedProposer`), and judges too.
+    guided: the pair takes part in the writing (`GuidedProposer`). judged: the pair scores.
+    at_once: how many of the prompts are searched at once; None for all.
 
     Raises `SearchError` for no prompts or another number of models; `ModelError`, `PromptError`.
     """
@@ -127,12 +143,9 @@ def estimate(
             other.module for other in members[:number] if isinstance(other, Model)
         ):
             sizes[number] = replace(sizes[number], weights=0)
-    longest = [
-        max(_length(prompt, member, row) for row, prompt in enumerate(prompts))
-        for member in members
-    ]
-    budget = _Budget(plan, sizes, longest, guided)
-    return budget.estimate(len(prompts))
+    longest = [max(_lengths(prompts, member, plan)) for member in members]
+    budget = _Budget(plan, sizes, longest, guided, judged)
+    return budget.estimate(len(prompts) if at_once is None else at_once)
 
 
 def from_configs(
@@ -143,14 +156,15 @@ def from_configs(
     dtype: Any = "float32",
     device: Any = "cpu",
     guided: bool = False,
+    judged: bool = True,
 ) -> Estimate:
     """The estimate before any weight is loaded.
 
     configs: transformers configs of the large model, or of (large, tuned, untuned). prompt_tokens:
-    each prompt's tokens. dtype, device: of all of them.
+    each prompt's tokens. dtype, device: of all of them. guided, judged: as for `estimate`.
     """
     members = [(config, dtype, device) for config in configs]
-    return estimate(plan, members, list(prompt_tokens), guided=guided)
+    return estimate(plan, members, list(prompt_tokens), guided=guided, judged=judged)
 
 
 def _is_one(models: Any) -> bool:
@@ -160,14 +174,15 @@ def _is_one(models: Any) -> bool:
     )
 
 
-def _length(prompt: Prompt | int, model: Any, row: int) -> int:
-    if isinstance(prompt, int):
-        return prompt
+def _lengths(prompts: Sequence[Prompt | int], model: Any, plan: SearchPlan) -> list[int]:
+    lengths = [prompt for prompt in prompts if isinstance(prompt, int)]
+    if len(lengths) == len(prompts):
+        return lengths
     if not isinstance(model, Model):
         raise SearchError(
             "without a loaded model the prompts must be lengths in tokens (whole numbers)"
         )
-    return len(model.style.encode(prompt, model.tokenizer, f"prompt {row}"))
+    return [len(ids) for ids in model.encode(prompts, plan.max_new_tokens)]  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -178,6 +193,7 @@ class _Budget:
     sizes: Sequence[Footprint]  # large, or large, tuned, untuned
     longest: Sequence[int]  # tokens of the longest prompt, as each model sees it
     guided: bool
+    judged: bool
 
     def estimate(self, prompts: int) -> Estimate:
         total = self.total(prompts)
@@ -200,6 +216,7 @@ class _Budget:
             roles=roles,
             prompts=prompts,
             rows=prompts * self.plan.pool,
+            longest=max(self.longest),
             state=state,
             workspace=max(0, total - state - sum(role.weights + role.kv for role in roles)),
             total=total,
@@ -253,7 +270,7 @@ class _Budget:
         return number == 0 or self.guided
 
     def _judges(self, number: int) -> bool:
-        return number > 0
+        return number > 0 and self.judged
 
     def _cache_rows(self, prompts: int) -> int:
         return prompts * (self.plan.width if self.plan.beams else self.plan.pool)

@@ -139,6 +139,8 @@ def _without_memory(config: Any, dtype: torch.dtype) -> Any:
 
 def _measure(module: Any, name: str, device: torch.device, own: Iterable[Tensor]) -> Footprint:
     config = text_config(module)
+    if not hasattr(config, "hidden_size") or not hasattr(config, "num_attention_heads"):
+        raise ModelError(f"the config of {name} does not say its hidden_size and attention heads")
     item = module.dtype.itemsize
     width = int(config.hidden_size)
     heads = int(config.num_attention_heads)

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
+from w2s.batching import choose_batch
 from w2s.errors import SearchError
 from w2s.flags import DeferredFlag
+from w2s.memory import memory_errors
 from w2s.models import Model, load
 from w2s.plan import SearchPlan
 from w2s.pool import Pool, Selection
@@ -48,7 +50,8 @@ def search(
 
     Raises `PromptError` for prompts that do not fit, `VocabularyError` when proposer and scorer
     read different tokens (a `TextBridgeScorer` may), `SearchError` for an `index` of another
-    length, for a proposer or scorer that was made for fewer tokens, and for models on two devices.
+    length, for a proposer or scorer that was made for fewer tokens, for models on two devices, and
+    when the memory does not suffice.
     """
     if isinstance(prompts, str):
         raise SearchError("prompts is one string; search takes a list of prompts")
@@ -61,7 +64,7 @@ def search(
     for member in _members(scorer):
         if getattr(member, "reads_text", False):
             member.bind(proposer)
-    with torch.inference_mode():
+    with torch.inference_mode(), memory_errors(len(prompts) * plan.pool):
         # `index` is passed on only when given, so that plain two-argument proposers work too.
         places: dict[str, Any] = {} if index is None else {"index": index}
         proposer.start(prompts, plan.pool, **places)
@@ -209,6 +212,7 @@ def guide(
     on_chunk: OnChunk | None = None,
     *,
     bridge: bool = True,
+    batch: int | str = "auto",
     **settings: Any,
 ) -> list[SearchResult]:
     """Loads the models and searches: `large` writes, `pair` = (tuned, untuned) judges.
@@ -218,6 +222,9 @@ def guide(
     without tokenizer files is read with the large model's tokenizer.
     bridge: a pair with another tokenizer judges the text (`TextBridgeScorer`); False refuses it
       with `VocabularyError`.
+    batch: how many prompts are searched at once; "auto" for about 256 rows, or fewer where those
+      do not fit into the free memory. The draws do not depend on it. A number that does not fit is
+      refused with a `SearchError` before a cache is allocated.
 
     What `check` finds is found before any weights load: an error is raised (`VocabularyError`,
     `PromptError`, `ModelError`), a warning goes to `warnings.warn`.
@@ -227,14 +234,24 @@ def guide(
         raise SearchError(f"pair must be (tuned, untuned), got {pair!r:.80}")
     sources = [large, *(pair or ())]
     tokenizers = fit_before_loading(sources[0], sources[1:], settings, bridge)
-    writer, *judges = (
+    models = [
         source if isinstance(source, Model) else load(source, **{**settings, **given})
         for source, given in zip(sources, tokenizers, strict=True)
-    )
-    if not judges:
-        return search(prompts, LocalProposer(writer, plan), None, plan, on_chunk=on_chunk)
-    tuned, untuned = judges
-    scorer = (
-        scorer_for(writer, tuned, untuned, plan) if bridge else PairScorer(tuned, untuned, plan)
-    )
-    return search(prompts, LocalProposer(writer, plan), scorer, plan, on_chunk=on_chunk)
+    ]
+    proposer, scorer = LocalProposer(models[0], plan), _judge(models, plan, bridge)
+    if isinstance(prompts, str) or not prompts:
+        return search(prompts, proposer, scorer, plan, on_chunk=on_chunk)
+    at_once = choose_batch(plan, models, prompts, batch).prompts
+    found: list[SearchResult] = []
+    for first in range(0, len(prompts), at_once):
+        part = prompts[first : first + at_once]
+        index = range(first, first + len(part))
+        found += search(part, proposer, scorer, plan, on_chunk=on_chunk, index=index)
+    return found
+
+
+def _judge(models: Sequence[Model], plan: SearchPlan, bridge: bool) -> Scorer | None:
+    if len(models) == 1:
+        return None
+    writer, tuned, untuned = models
+    return scorer_for(writer, tuned, untuned, plan) if bridge else PairScorer(tuned, untuned, plan)

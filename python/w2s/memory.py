@@ -9,12 +9,11 @@ import torch
 from w2s.errors import SearchError
 
 _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
-LOWER = "--samples, --width, --max-new-tokens or --dtype"
 _LOWER_FIELDS = "fewer prompts at once (batch), samples, width, max_new_tokens or a smaller dtype"
 
 
-def available_memory(device: torch.device | str) -> int:
-    """Bytes that can still be allocated on a device.
+def available_memory(device: torch.device | str) -> int | None:
+    """Bytes that can still be allocated on a device; None where the system does not say.
 
     CUDA: what the driver has free, and what torch's allocator holds without using it. CPU: the
     least of the system's MemAvailable and what the process's control groups (version 1 and 2)
@@ -25,17 +24,13 @@ def available_memory(device: torch.device | str) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free + held)
-    return min([_system(), *_control_groups()])
+    return min([*_system(), *_control_groups()], default=None)
 
 
-def _system() -> int:
+def _system() -> Iterator[int]:
     for line in _lines(_PROC / "meminfo"):
         if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise SearchError(
-        "how much memory is free cannot be read from /proc/meminfo; give the batch a number "
-        "instead of auto"
-    )
+            yield int(line.split()[1]) * 1024
 
 
 def _control_groups() -> Iterator[int]:

@@ -100,11 +100,11 @@ class SearchPlan:
         """The tokens of a full chunk: `chunk`, or the whole response."""
         return self.max_new_tokens if self.chunk is None else min(self.chunk, self.max_new_tokens)
 
-    def estimate(self, models: Any, prompts: Any, *, guided: bool = False) -> "Estimate":
+    def estimate(self, models: Any, prompts: Any, **options: Any) -> "Estimate":
         """The bytes that a search of `prompts` takes at most; see `w2s.estimate.estimate`."""
         from w2s.estimate import estimate
 
-        return estimate(self, models, prompts, guided=guided)
+        return estimate(self, models, prompts, **options)
 
     @classmethod
     def cbs(

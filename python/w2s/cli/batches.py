@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from w2s.cli.errors import BadInput
+from w2s.cli.errors import BadInput, one_sentence
+from w2s.errors import W2SError
 
 if TYPE_CHECKING:
     from w2s.cli.layouts import Layout
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
     OnChunk = Callable[[ChunkTrace], object]
 
-# Rows a forward takes at once by default: more gain little on a CPU and cost cache memory.
-_ROWS_A_BATCH = 256
 AUTO = "auto"
 
 
@@ -31,9 +30,29 @@ def check_batch(batch: str) -> None:
         raise BadInput(f"--batch is {batch}; it must be auto or a whole number >= 1")
 
 
-def prompts_at_once(batch: str, plan: SearchPlan) -> int:
-    """How many prompts are searched at once: as given, or as many as make 256 rows."""
-    return max(1, _ROWS_A_BATCH // plan.pool) if batch == AUTO else int(batch)
+def prompts_at_once(batch: str, plan: SearchPlan, models: Models, rows: list[Row]) -> int:
+    """How many prompts are searched at once: as given, or as many as make 256 rows and fit.
+
+    Raises:
+        BadInput: so many, or a single one, do not fit into the free memory.
+    """
+    from w2s.batching import Names, choose_batch
+
+    try:
+        chosen = choose_batch(
+            plan,
+            models.all,
+            [row.prompt for row in rows],
+            batch if batch == AUTO else int(batch),
+            guided=models.beta is not None,
+            judged=models.ranks,
+            names=Names("--batch", "--samples, --width, --max-new-tokens or --dtype"),
+        )
+    except W2SError as error:
+        raise BadInput(one_sentence(error)) from error
+    if chosen.note is not None:
+        typer.echo(f"w2s: {chosen.note}", err=True)
+    return chosen.prompts
 
 
 def spans(done: int, total: int, at_once: int) -> Iterator[tuple[int, int]]:

@@ -123,7 +123,7 @@ def command(
         help="Go on with the finished rows of an interrupted run of the same command.",
     ),
     batch: str = typer.Option(
-        AUTO, help="Prompts searched at once; auto: as many as make 256 rows.",
+        AUTO, help="Prompts searched at once; auto: as many as make 256 rows, or fit into memory.",
         rich_help_panel=_RUN,
     ),
 ) -> None:  # fmt: skip
@@ -189,7 +189,7 @@ def command(
                 large_style=styles.large, pair_style=styles.pair,
             )  # fmt: skip
             check_lengths(models, rows, field, plan)
-            at_once = prompts_at_once(batch, plan)
+            at_once = prompts_at_once(batch, plan, models, rows)
             earlier = results.begin(settings(), at_once)  # a hub id's commit is known by now
             at_once = earlier if batch == AUTO else at_once
             search_rows(models, plan, rows, at_once, results, written, tracing)
