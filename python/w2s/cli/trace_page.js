@@ -69,7 +69,7 @@ function columns() {
   if (rounds.length === 1) return Math.max(260, Math.min(720, room));
   let longest = 0;
   for (const r of rounds) r.gained.forEach((t, row) => { if (isKept(r.fate[row])) longest = Math.max(longest, t.length); });
-  return Math.floor(Math.max(Math.min(132, 90 + longest * 3), Math.min(250, 60 + longest * 8, room)));
+  return Math.floor(Math.max(132, Math.min(250, 60 + longest * 8, room)));
 }
 
 function drawBoard() {
