@@ -32,7 +32,11 @@ def test_models_that_fit_are_named_with_what_was_looked_at(check, folders):
     assert lines[0].startswith(f"looked at the large model ({folders.large}): LlamaForCausalLM")
     assert "257 columns" in lines[0]
     assert "1 weight file" in lines[0]
-    assert len(lines) == 4
+    assert re.fullmatch(
+        r"looked at memory: .* for one prompt at a time, .* for each further one; .* is free",
+        lines[3],
+    )
+    assert len(lines) == 5
 
 
 def test_errors_are_shown_with_what_to_do_and_end_with_exit_code_1(check, folders):
@@ -61,7 +65,7 @@ def test_warnings_alone_end_with_exit_code_0(check, folders):
 def test_json_holds_the_whole_finding(check, folders):
     report = json.loads(check("--json", pair=(folders.tuned, folders.tuned)).out)
     assert set(report) == {"looked_at", "findings"}
-    assert len(report["looked_at"]) == 3
+    assert len(report["looked_at"]) == 4  # three models, and the memory
     assert set(report["findings"][0]) == {"level", "what", "what_to_do", "code"}
     assert "every score is 0" in report["findings"][0]["what"]
 
@@ -101,7 +105,8 @@ def test_prompts_are_checked_for_their_length(check, tmp_path):
 def test_a_method_without_a_pair_looks_at_the_large_model_alone(w2s, folders):
     done = w2s("check", "--json", "--large", folders.large, "--method", "greedy")
     assert done.code == 0
-    assert len(json.loads(done.out)["looked_at"]) == 1
+    looked_at = json.loads(done.out)["looked_at"]
+    assert [line.split()[0] for line in looked_at] == ["the", "memory:"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """`w2s.check`: each fault is found by its name, and the healthy trio has none; no weight loads."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -369,9 +371,46 @@ def test_a_fault_is_found_and_the_finding_says_what_to_do(folders, code, fault):
         assert not finding.sentence.endswith(".")
 
 
+def test_every_code_is_in_the_docs():
+    page = (Path(__file__).parents[2] / "docs" / "check.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    apart = {"weights-not-here", "device", "devices", "memory"}  # found by tests of their own
+    assert set(re.findall(r"`([a-z-]+)`", "".join(rows))) == {c.strip() for c in FAULTS} | apart
+
+
+def test_loaded_models_on_two_devices_are_found(folders):
+    large = (tiny_model(llama_config(), 0).to("meta"), bos_tokenizer())
+    named = w2s.check(large, w2s.load(folders.tuned), w2s.load(folders.untuned))
+    assert [(one.level, one.code) for one in named] == [("error", "devices")]
+    assert "on meta" in named[0].what
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
 def test_a_device_that_is_not_there_is_found(folders):
     assert ("error", "device") in codes(folders, device="cuda:0")
+
+
+def test_a_search_that_does_not_fit_into_memory_is_found(folders, monkeypatch):
+    monkeypatch.setattr("w2s.preflight.machine_rules.available_memory", lambda device: 10_000)
+    plan = w2s.SearchPlan()
+    found_here = found(folders, plan=plan, device="cpu")
+    assert [(one.level, one.code) for one in found_here] == [("error", "memory")]
+    assert "9.8 KiB is free on cpu" in found_here[0].what
+    assert "max_new_tokens" in found_here[0].what_to_do
+    assert found(folders, device="cpu") == []  # without a plan there is no search to estimate
+    monkeypatch.setattr("w2s.preflight.machine_rules.available_memory", lambda device: 10**9)
+    assert found(folders, plan=plan, device="cpu") == []
+
+
+def test_the_memory_of_a_search_is_that_of_its_longest_prompt(folders):
+    members = (folders.tuned, folders.untuned)
+    settings = {"plan": w2s.SearchPlan(), "device": "cpu"}
+    lines = [
+        examine(folders.large, members, prompts=prompts, **settings).looked_at[-1]
+        for prompts in (["w5"], ["w5", "w5 " * 60], None)
+    ]
+    assert all(line.startswith("memory: ") and line.endswith("is free") for line in lines)
+    assert len({line.partition(";")[0] for line in lines}) > 1
 
 
 def test_an_adapter_counts_its_own_weights_and_borrows_the_tokenizer(folders):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from w2s.errors import PromptError
+from w2s.estimate import Estimate, size
 from w2s.models import resolve_dtype
 from w2s.plan import SearchPlan
 from w2s.preflight.card import Card, read_card
@@ -20,6 +21,9 @@ from w2s.preflight.finding import Finding, Level, error, worst_first
 from w2s.preflight.machine_rules import (
     device_findings,
     dtype_findings,
+    free_memory,
+    memory_estimate,
+    memory_findings,
     placement_findings,
     resolve_device,
 )
@@ -141,10 +145,15 @@ def examine(
     first = None if large is None else cards[0]
     members = cards if large is None else cards[1:]
     findings += _found(first, members, plan, prompts, bridge, dtype, where)
+    looked_at = [_looked_at(card) for card in cards]
+    # What cannot run has no memory to estimate; and the estimate is of a search, not of a pair.
+    if plan is not None and first is not None and not any(f.level == "error" for f in findings):
+        one = memory_estimate(cards, plan, _longest(cards, prompts), dtype, where)
+        if one is not None:
+            findings += memory_findings(one, where)
+            looked_at.append(_memory(one, free_memory(where)))
     return Report(
-        worst_first(iter(dict.fromkeys(findings))),
-        [_looked_at(card) for card in cards],
-        [card.tokenizer for card in cards],
+        worst_first(iter(dict.fromkeys(findings))), looked_at, [card.tokenizer for card in cards]
     )
 
 
@@ -198,6 +207,20 @@ def _looked_at(card: Card) -> str:
         noun = "file" if files == 1 else "files"
         parts.append(f"{len(card.weights.tensors)} tensors in {files} weight {noun}")
     return ": ".join([parts[0], ", ".join(parts[1:])]) if len(parts) > 1 else parts[0]
+
+
+def _longest(cards: Sequence[Card], prompts: Sequence[Prompt] | None) -> int | None:
+    if not prompts:
+        return None
+    return max(len(card.style.encode(one, card.tokenizer)) for card in cards for one in prompts)
+
+
+def _memory(one: Estimate, free: int | None) -> str:
+    there = "" if free is None else f"; {size(free)} is free"
+    return (
+        f"memory: {size(one.needed)} for one prompt at a time, {size(one.per_prompt)} for each "
+        f"further one{there}"
+    )
 
 
 def require_fit(large: Any, pair: tuple[Any, Any] | None, **settings: Any) -> Report:

@@ -1,18 +1,24 @@
-"""Findings about where the models will run: device and dtype."""
+"""Findings about where the models will run: device, dtype and memory."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
-from w2s.errors import ModelError
+from w2s.errors import ModelError, SearchError
+from w2s.estimate import Estimate, estimate, size
+from w2s.memory import available_memory
 from w2s.models import resolve_dtype
+from w2s.plan import SearchPlan
 from w2s.preflight.card import Card
 from w2s.preflight.finding import Finding, error, note
 
 # Mean error of a 48-token score, in nats, by rounding to these dtypes: the embedded pair on review
 # texts, against its scores in float32, which are 3.0 in size.
 _ROUNDING = {torch.bfloat16: 0.09, torch.float16: 0.01}
+
+# Tokens of the prompt that memory is estimated for when none is given.
+_PROMPT = 32
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -91,3 +97,43 @@ def _runs_in(
         return torch.float32, "cpu"
     stored: Any = getattr(card.config, "dtype", None)
     return (stored if isinstance(stored, torch.dtype) else None), device.type
+
+
+def memory_estimate(
+    cards: Sequence[Card],
+    plan: SearchPlan,
+    longest: int | None,
+    dtype: str | torch.dtype,
+    device: torch.device,
+) -> Estimate | None:
+    """Bytes of a search of one prompt of `longest` tokens, before any of them is allocated.
+
+    None where configs do not tell: models that are loaded already, quantized weights.
+    """
+    if any(card.loaded or card.quantization is not None for card in cards):
+        return None
+    members = [
+        (card.module.config, _runs_in(card, dtype, device)[0] or torch.float32, device)
+        for card in cards
+    ]
+    return estimate(plan, members if len(members) > 1 else members[0], [longest or _PROMPT])
+
+
+def memory_findings(one: Estimate, device: torch.device) -> Iterator[Finding]:
+    """One prompt at a time fits; more are split into batches by the search."""
+    free = free_memory(device)
+    if free is None or one.prompts_that_fit(free) > 0:
+        return
+    yield error(
+        "memory",
+        f"a search of one prompt takes {size(one.needed)}, and {size(free)} is free on {device}",
+        "lower samples, width or max_new_tokens, use a smaller dtype, or free memory",
+    )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes free on the device; None where the system does not say."""
+    try:
+        return available_memory(device)
+    except SearchError:
+        return None
