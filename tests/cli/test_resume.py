@@ -160,6 +160,19 @@ def test_a_changed_model_is_refused(interrupted, search, folders, out, tmp_path)
     assert_refused(done, "the files of the tuned model was")
 
 
+def test_a_dtype_that_auto_no_longer_stands_for_is_refused(
+    interrupted, search, searched, out, tmp_path
+):
+    interrupted()
+    record = tmp_path / "out.jsonl.partial.json"
+    record.write_text(record.read_text().replace("float32", "bfloat16"))
+    searched.clear()
+    done = search(ROWS, *QUICK, "-o", out, "--resume")
+    assert done.code == 2
+    assert "the large model's dtype was bfloat16 and is float32 now" in done.err
+    assert searched == []
+
+
 def test_another_size_of_batch_may_go_on(interrupted, search, out, whole):
     interrupted()
     assert search(ROWS, *QUICK, "-o", out, "--resume", "--batch", 1).code == 0

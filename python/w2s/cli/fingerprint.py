@@ -15,7 +15,7 @@ _DECIDING = (
 _SMALL = 1 << 16  # bytes up to which a file is read
 
 
-UNKNOWN = "not downloaded yet"  # a digest that is not known until the model is loaded
+UNKNOWN = "not loaded yet"  # what is only known when the model is loaded
 
 
 def identity(name: str) -> tuple[str, str]:

@@ -8,10 +8,11 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from w2s.cli.fingerprint import identity
+from w2s.cli.fingerprint import UNKNOWN, identity
 from w2s.cli.plans import option
 
 if TYPE_CHECKING:
+    from w2s.cli.models import Models
     from w2s.cli.rows import Row
     from w2s.cli.styles import Styles
     from w2s.plan import SearchPlan
@@ -25,11 +26,13 @@ def run_settings(
     pair: Sequence[str],
     styles: Styles,
     rows: Sequence[Row],
+    loaded: Models | None,
     **options: Any,
 ) -> dict[str, Any]:
     """Label -> value. options: of the command line, by their names.
 
-    Neither the size of a batch nor the device is among them: a row's draws do not depend on them.
+    loaded: the models, once they are; what only they tell is `UNKNOWN` before. Neither the size of
+    a batch nor the device is among the settings: a row's draws do not depend on them.
     """
     settings: dict[str, Any] = {"--method": method}
     for name, value in dataclasses.asdict(plan).items():
@@ -42,6 +45,9 @@ def run_settings(
         place, files = identity(name)
         settings[f"the {role} model"] = place
         settings[f"the files of the {role} model"] = files
+    # What --dtype auto stands for differs between devices.
+    dtype = UNKNOWN if loaded is None else str(loaded.large.module.dtype)
+    settings["the large model's dtype"] = dtype.removeprefix("torch.")
     settings["the input"] = _digest(rows)
     return settings
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -16,6 +17,9 @@ from w2s.cli.results_file import ResultsFile
 from w2s.cli.rows import Format, read_rows
 from w2s.cli.styles import build_styles, check_chat
 from w2s.cli.trace_file import TraceFile, model_labels, trace_header
+
+if TYPE_CHECKING:
+    from w2s.cli.models import Models
 
 EXAMPLE = """Example: echo "This film was" | w2s search --max-new-tokens 20"""
 _METHOD, _LAW, _MODELS = (
@@ -166,11 +170,11 @@ def command(
 
             names = model_names(large, pair, roles.needs_pair)
 
-            def settings() -> dict[str, object]:
+            def settings(loaded: Models | None = None) -> dict[str, object]:
                 return run_settings(
                     method=method.value, plan=plan, large=names[0], pair=names[1], styles=styles,
-                    rows=rows, beta=roles.beta, dtype=dtype, field=field, candidates=candidates,
-                    format=layout.value if written.as_list else "jsonl",
+                    rows=rows, loaded=loaded, beta=roles.beta, dtype=dtype, field=field,
+                    candidates=candidates, format=layout.value if written.as_list else "jsonl",
                 )  # fmt: skip
 
             results.take_up(settings(), [row.fields for row in rows], written.added)
@@ -190,8 +194,9 @@ def command(
             )  # fmt: skip
             check_lengths(models, rows, field, plan)
             at_once = prompts_at_once(batch, plan, models, rows)
-            earlier = results.begin(settings(), at_once)  # a hub id's commit is known by now
-            at_once = earlier if batch == AUTO else at_once
+            earlier = results.begin(settings(models), at_once)
+            if batch == AUTO:  # the same batches as before the interruption, if they still fit
+                at_once = min(at_once, earlier)
             search_rows(models, plan, rows, at_once, results, written, tracing)
             if tracing is not None:
                 tracing.complete()
