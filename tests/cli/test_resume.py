@@ -43,7 +43,7 @@ def searched(monkeypatch):
 
 
 @pytest.fixture
-def interrupted(search, out, whole):
+def interrupted(search, out):
     """A run that Ctrl-C ended after its first batch of two rows."""
 
     def run(*options, rows=ROWS):
