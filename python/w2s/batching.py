@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from w2s.errors import ModelError, SearchError
 from w2s.estimate import Estimate, estimate, size
-from w2s.memory import available_memory
+from w2s.memory import LOWER, available_memory
 from w2s.models import Model
 from w2s.plan import SearchPlan
 from w2s.prompts import Prompt
@@ -22,7 +22,7 @@ class Names(NamedTuple):
     """What the settings are called where a message is read."""
 
     batch: str = "batch"
-    others: str = "samples, width or max_new_tokens, or use a smaller dtype"
+    others: str = LOWER
 
 
 @dataclass(frozen=True)

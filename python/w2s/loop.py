@@ -13,7 +13,7 @@ import torch
 from w2s.batching import choose_batch
 from w2s.errors import SearchError
 from w2s.flags import DeferredFlag
-from w2s.memory import memory_errors
+from w2s.memory import LOWER, memory_errors
 from w2s.models import Model, load
 from w2s.plan import SearchPlan
 from w2s.pool import Pool, Selection
@@ -64,7 +64,8 @@ def search(
     for member in _members(scorer):
         if getattr(member, "reads_text", False):
             member.bind(proposer)
-    with torch.inference_mode(), memory_errors(len(prompts) * plan.pool):
+    rows = f"searching {len(prompts)} prompts ({len(prompts) * plan.pool} rows) at once"
+    with torch.inference_mode(), memory_errors(rows, f"their number, {LOWER}"):
         # `index` is passed on only when given, so that plain two-argument proposers work too.
         places: dict[str, Any] = {} if index is None else {"index": index}
         proposer.start(prompts, plan.pool, **places)

@@ -8,8 +8,8 @@ import torch
 
 from w2s.errors import SearchError
 
+LOWER = "samples, width or max_new_tokens, or use a smaller dtype"
 _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
-_LOWER_FIELDS = "fewer prompts at once (batch), samples, width, max_new_tokens or a smaller dtype"
 
 
 def available_memory(device: torch.device | str) -> int | None:
@@ -72,19 +72,14 @@ def _lines(file: Path) -> list[str]:
 
 
 @contextmanager
-def memory_errors(rows: int) -> Iterator[None]:
-    """Turns running out of memory into a `SearchError` that names what to lower.
-
-    rows: those of the batch that was searched.
-    """
+def memory_errors(doing: str, lower: str) -> Iterator[None]:
+    """Turns running out of memory into a `SearchError`: while `doing` what, what to `lower`."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _ran_out(error):
             raise
-        raise SearchError(
-            f"out of memory while searching {rows} rows at once; use {_LOWER_FIELDS}"
-        ) from error
+        raise SearchError(f"out of memory while {doing}; lower {lower}") from error
 
 
 def _ran_out(error: RuntimeError) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from w2s.errors import ModelError, PromptError, SearchError
+from w2s.memory import memory_errors
 from w2s.models import Model, lacks_tokenizer, load
 from w2s.prompts import Prompt
 from w2s.reader import Reader
@@ -118,7 +119,8 @@ def score_rows(
     if batch_tokens < 1:
         raise SearchError(f"batch_tokens is {batch_tokens}; it must be a whole number >= 1")
     found = [ResponseScore(0.0, [], []) for _ in rows]
-    with torch.inference_mode():
+    lower = "batch_tokens, shorten the prompts, or use a smaller dtype"
+    with torch.inference_mode(), memory_errors("scoring", lower):
         for batch in _batches(_pools(rows), batch_tokens):
             places = [place for pool in batch for place in pool.places]
             for place, diff, total in zip(places, *_differences(batch, models), strict=True):

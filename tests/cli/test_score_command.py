@@ -98,31 +98,45 @@ def test_a_pair_without_tokenizers_takes_one_by_name(score, folders):
     assert [row["score"] for row in rows] == [0.0] * 3
 
 
-def test_the_output_file_grows_batch_by_batch_and_is_complete_or_not_there(
-    score, tmp_path, monkeypatch
-):
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Ctrl-C in the batch of this number."""
     from w2s import scoring
 
     whole, calls = scoring.score_rows, []
 
-    def interrupted_at_the_third(rows, models):
+    def interrupted(rows, models, *, at):
         calls.append(len(rows))
-        if len(calls) == 3:
+        if len(calls) == at:
             raise KeyboardInterrupt
         return whole(rows, models)
 
+    return lambda at: monkeypatch.setattr(
+        scoring, "score_rows", lambda rows, models: interrupted(rows, models, at=at)
+    )
+
+
+def test_the_output_file_grows_batch_by_batch_and_is_complete_or_not_there(
+    score, tmp_path, interrupt
+):
     out = tmp_path / "out.jsonl"
-    with monkeypatch.context() as patch:
-        patch.setattr(scoring, "score_rows", interrupted_at_the_third)
-        done = score(ROWS, "-o", out, "--batch", 1)
+    whole = rows_of(score(PREFERENCES).out)
+    interrupt(3)
+    done = score(PREFERENCES, "-o", out, "--batch", 1)
     assert done.code == 130
-    assert "interrupted: 2 of 3 rows are finished and kept in" in done.err
+    assert "interrupted: 2 of 3 rows" in done.err
     assert not out.exists()
     assert len(rows_of((tmp_path / "out.jsonl.partial").read_text())) == 2
-    (tmp_path / "out.jsonl.partial").unlink()
-    done = score(ROWS, "-o", out)
+    refused = score(PREFERENCES, "-o", out, "--eos", "--resume")
+    assert refused.code == 2
+    assert "--eos was false and is true now" in refused.err
+    done = score(PREFERENCES, "-o", out, "--resume")
     assert (done.code, done.out) == (0, "")
-    assert len(rows_of(out.read_text())) == 3
+    assert "1 rows after 2 earlier ones" in done.err
+    assert "of 3 rows have the chosen response above" in done.err.splitlines()[-1]
+    for row, other in zip(rows_of(out.read_text()), whole, strict=True):
+        assert row == pytest.approx(other, abs=1e-5)
+    assert "is complete already" in score(PREFERENCES, "-o", out, "--resume").err
 
 
 GOOD = ROWS[0]

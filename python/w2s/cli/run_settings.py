@@ -48,11 +48,12 @@ def run_settings(
     # What --dtype auto stands for differs between devices.
     dtype = UNKNOWN if loaded is None else str(loaded.large.module.dtype)
     settings["the large model's dtype"] = dtype.removeprefix("torch.")
-    settings["the input"] = _digest(rows)
+    settings["the input"] = input_digest(rows)
     return settings
 
 
-def _digest(rows: Sequence[Row]) -> str:
+def input_digest(rows: Sequence[Row]) -> str:
+    """The number of rows and a digest of all their fields."""
     found = hashlib.sha256()
     for row in rows:
         found.update(json.dumps(row.fields).encode() + b"\n")

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from w2s.cli.errors import BadInput, Interrupted, one_sentence
+from w2s.cli.fingerprint import identity
 from w2s.cli.results_file import ResultsFile
 from w2s.cli.rows import Format, Row, read_rows
+from w2s.cli.run_settings import input_digest
 from w2s.errors import W2SError
 
 if TYPE_CHECKING:
@@ -60,6 +62,9 @@ def command(
     batch: int = typer.Option(
         _ROWS_A_BATCH, help="Rows read and written at once; memory is bounded by tokens besides."
     ),
+    resume: bool = typer.Option(
+        False, "--resume", help="Go on with the finished rows of an interrupted run."
+    ),
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1 …"),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
 ) -> None:
@@ -73,26 +78,46 @@ def command(
         raise BadInput(f"--batch is {batch}; it must be a whole number >= 1")
     rows = read_rows(source, field, Format.jsonl)
     fields = _response_fields(rows, response_field)
-    with ResultsFile(output) as results:
-        models = _load_pair(
-            pair,
-            tokenizer,
-            device=device,
-            dtype=dtype,
-            template=pair_template,
-            system=system,
-            chat=chat,
-        )
-        pending = [_encode(row, models, field, fields, eos) for row in rows]
-        try:
+    results = ResultsFile(output, resume=resume)
+    try:
+        with results:
+            style = {"template": pair_template, "system": system, "chat": chat}
+            settings = {
+                **_models_settings(pair, tokenizer),
+                "--pair-template": pair_template, "--system": system, "--chat": chat,
+                "--field": field, "--response-field": response_field, "--per-token": per_token,
+                "--eos": eos, "--dtype": dtype, "the input": input_digest(rows),
+            }  # fmt: skip
+            results.take_up(settings, [row.fields for row in rows], _added_fields(fields))
+            if results.was_complete:
+                typer.echo(f"{results.name} is complete already: {len(rows)} rows", err=True)
+                return
+            models = _load_pair(pair, tokenizer, device=device, dtype=dtype, **style)
+            pending = [_encode(row, models, field, fields, eos) for row in rows]
+            settings.update(_models_settings(pair, tokenizer))  # a hub id's commit is known by now
+            batch = results.begin(settings, batch)
             _score(pending, models, fields, batch, per_token, results)
-        except KeyboardInterrupt:
-            place = results.partial or results.name
-            raise Interrupted(
-                f"interrupted: {results.rows} of {len(rows)} rows are finished"
-                + (f" and kept in {place}" if results.rows else "")
-            ) from None
-        results.complete()
+            results.complete()
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted: {results.state()}") from None
+
+
+def _models_settings(pair: tuple[str, str] | None, tokenizer: str | None) -> dict[str, object]:
+    """What `--resume` compares of the models: their names and digests of their files."""
+    from w2s import embedded
+
+    members = embedded.pair() if pair is None else pair
+    found: dict[str, object] = {"the command": "score", "--tokenizer": tokenizer}
+    for role, name in zip(("tuned", "untuned"), members, strict=True):
+        found[f"the {role} model"], found[f"the files of the {role} model"] = identity(str(name))
+    return found
+
+
+def _added_fields(fields: tuple[str, ...]) -> tuple[str, ...]:
+    if len(fields) == 1:
+        return ("score", "n_tokens", "per_token")
+    per_side = ("score", "per_token")
+    return (*(f"{name}_{what}" for name in fields for what in per_side), "margin")
 
 
 def _response_fields(rows: list[Row], given: str | None) -> tuple[str, ...]:
@@ -172,10 +197,10 @@ def _score(
 ) -> None:
     from w2s.scoring import score_rows
 
-    began, tokens = time.perf_counter(), 0
-    margins: list[float] = []
-    with _bar(len(pending)) as advance:
-        for first in range(0, len(pending), batch):
+    began, tokens, before = time.perf_counter(), 0, results.rows
+    margins = _margins_of(results) if len(fields) == 2 else []
+    with _bar(len(pending) - before) as advance:
+        for first in range(before, len(pending), batch):
             part = pending[first : first + batch]
             try:
                 flat = iter(score_rows([one for p in part for one in p.responses], models))
@@ -191,7 +216,12 @@ def _score(
             results.write(done)
             advance(len(part))
     seconds = time.perf_counter() - began
-    typer.echo(f"{len(pending)} rows, {tokens} response tokens scored in {seconds:.1f} s", err=True)
+    earlier = f" after {before} earlier ones" if before else ""
+    typer.echo(
+        f"{len(pending) - before} rows{earlier}, {tokens} response tokens scored "
+        f"in {seconds:.1f} s",
+        err=True,
+    )
     if margins:
         right = sum(margin > 0 for margin in margins)
         typer.echo(
@@ -199,6 +229,14 @@ def _score(
             f"the chosen response above the rejected one), mean margin {fmean(margins):+.4f}",
             err=True,
         )
+
+
+def _margins_of(results: ResultsFile) -> list[float]:
+    """Those of the rows that an interrupted run has finished."""
+    if results.partial is None:
+        return []
+    lines = results.partial.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["margin"] for line in lines]
 
 
 def _added(scores: dict[str, ResponseScore], per_token: bool) -> dict[str, object]:
