@@ -56,7 +56,7 @@ setup(
     cmdclass={"build_ext": CMakeBuild},
     package_dir={"w2s_kernels": "w2s_kernels", "w2s": "python/w2s"},
     packages=[
-        "w2s_kernels", "w2s_kernels.ops", "w2s_kernels.triton_kernels",
+        "w2s_kernels", "w2s_kernels.bench", "w2s_kernels.ops", "w2s_kernels.triton_kernels",
         "w2s", "w2s.cli", "w2s.proposers", "w2s.scorers", "w2s.train", "w2s.embedded",
         "w2s.preflight",
     ],

@@ -1,0 +1,119 @@
+"""Measures one case: every provider that can run here, beside the machine's ceilings."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from .case import Case, Inputs, Provider, Size, moved, nbytes
+from .ceilings import Ceilings
+from .timing import Times, by_turns, copies_for
+
+_CHECKED_ELEMENTS = 1 << 24  # a check in float64 goes over at most so many logits
+
+
+@dataclass(frozen=True)
+class Row:
+    """A provider's figures, or why there are none.
+
+    cold, hot: seconds of a call on inputs that are not / are in the last cache. error, ratio: the
+    largest |error| against float64, and that over the op's tolerance. right: not known to be wrong.
+    """
+
+    provider: str
+    absent: str | None = None
+    cold: Times | None = None
+    hot: Times | None = None
+    error: float | None = None
+    ratio: float | None = None
+    right: bool = True
+
+
+@dataclass(frozen=True)
+class Result:
+    """One case at one size. read, exp: bytes and exponentials a second of the machine."""
+
+    op: str
+    size: Size
+    least_bytes: int
+    exps: int
+    flops: int
+    read: float
+    exp: float
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def floor(self) -> float:
+        """Seconds that no implementation can beat: its bytes, or its exponentials."""
+        return max(self.least_bytes / self.read, self.exps / self.exp)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        found = asdict(self)
+        found["size"]["dtype"] = str(self.size.dtype).removeprefix("torch.")
+        found["floor"] = self.floor
+        return found
+
+
+def measure(case: Case, size: Size, providers: list[str], *, seconds: float, check: bool) -> Result:
+    """Times the providers by turns and, with `check`, compares them with float64."""
+    rows: dict[str, Row] = {}
+    able: dict[str, Provider] = {}
+    for name in providers:
+        provider = case.providers.get(name)
+        why = "is not a provider of this op" if provider is None else provider.absent(size)
+        if provider is None or why is not None:
+            rows[name] = Row(name, absent=why)
+        else:
+            able[name] = provider
+    first = case.inputs(size, 0)
+    sets = [moved(first, size.device)]
+    for seed in range(1, copies_for(nbytes(first), size.device)):
+        sets.append(moved(case.inputs(size, seed), size.device))
+    verdicts = {name: _judge(case, p, size) if check else (None, None) for name, p in able.items()}
+    ceilings = Ceilings(size.dtype, size.device)
+    calls: dict[str, Any] = dict(ceilings.calls)
+    for name, provider in able.items():
+        ready = [provider.prepare(inputs) for inputs in sets]
+        calls[f"{name} cold"] = _call(provider, ready)
+        calls[f"{name} hot"] = _call(provider, ready[:1])
+    with torch.no_grad():
+        times = by_turns(calls, seconds=seconds, device=size.device)
+    read, exp = ceilings.rates({name: times[name].least for name in ceilings.calls})
+    for name, provider in able.items():
+        error, ratio = verdicts[name]
+        wrong = provider.strict and ratio is not None and not ratio <= 1.0
+        rows[name] = Row(
+            name,
+            cold=times[f"{name} cold"],
+            hot=times[f"{name} hot"],
+            error=error,
+            ratio=ratio,
+            right=not wrong,
+        )
+    return Result(
+        case.op,
+        size,
+        case.least_bytes(size),
+        case.exps(size),
+        case.flops(size),
+        read,
+        exp,
+        [rows[name] for name in providers],
+    )
+
+
+def _call(provider: Provider, sets: list[Inputs]) -> Any:
+    return lambda turn: provider.call(*sets[turn % len(sets)])
+
+
+def _judge(case: Case, provider: Provider, size: Size) -> tuple[float | None, float | None]:
+    """On inputs of its own, with fewer rows where a check of all would take minutes."""
+    if not provider.judged:
+        return None, None
+    rows = max(1, min(size.rows, _CHECKED_ELEMENTS // max(size.vocab, 1)))
+    checked = Size(**{**asdict(size), "rows": rows, "dtype": size.dtype})
+    inputs = moved(case.inputs(checked, 12345), size.device)
+    with torch.no_grad():
+        found = provider.call(*provider.prepare(inputs))
+        return case.error(found, inputs)
