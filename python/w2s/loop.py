@@ -20,6 +20,7 @@ from w2s.pool import Pool, Selection
 from w2s.preflight import fit_before_loading
 from w2s.prompts import Prompt
 from w2s.proposers import Chunk, Proposer
+from w2s.proposers.guided import GuidedProposer
 from w2s.proposers.local import LocalProposer
 from w2s.results import Candidate, ChunkTrace, FinishReason, SearchResult
 from w2s.scorers import Scorer
@@ -212,6 +213,7 @@ def guide(
     plan: SearchPlan | None = None,
     on_chunk: OnChunk | None = None,
     *,
+    beta: float | None = None,
     bridge: bool = True,
     batch: int | str = "auto",
     **settings: Any,
@@ -221,6 +223,8 @@ def guide(
     large, the pair's members: whatever `load` takes. settings: `load`'s keywords, for all models
     that are not loaded yet. pair None ranks by the large model's own log-prob. A pair's folder
     without tokenizer files is read with the large model's tokenizer.
+    beta: the large model also writes with the pair: `GuidedProposer`, which needs one vocabulary.
+      The pair then judges only where there is something to choose (a pool of more than one).
     bridge: a pair with another tokenizer judges the text (`TextBridgeScorer`); False refuses it
       with `VocabularyError`.
     batch: how many prompts are searched at once; "auto" for about 256 rows, or fewer where those
@@ -234,12 +238,22 @@ def guide(
     if pair is not None and (not isinstance(pair, tuple | list) or len(pair) != 2):
         raise SearchError(f"pair must be (tuned, untuned), got {pair!r:.80}")
     sources = [large, *(pair or ())]
-    tokenizers = fit_before_loading(sources[0], sources[1:], settings, bridge)
+    if beta is not None and pair is None:
+        raise SearchError(
+            f"beta={beta!r} weighs a pair's difference, and pair is None; give a pair"
+        )
+    tokenizers = fit_before_loading(
+        sources[0], sources[1:], settings, bridge=bridge and beta is None
+    )
     models = [
         source if isinstance(source, Model) else load(source, **{**settings, **given})
         for source, given in zip(sources, tokenizers, strict=True)
     ]
-    proposer, scorer = LocalProposer(models[0], plan), _judge(models, plan, bridge)
+    proposer: Proposer = LocalProposer(models[0], plan)
+    scorer = _judge(models, plan, bridge)
+    if beta is not None:
+        proposer = GuidedProposer(models[0], models[1], models[2], plan, beta=beta)
+        scorer = scorer if plan.pool > 1 else None
     if isinstance(prompts, str) or not prompts:
         return search(prompts, proposer, scorer, plan, on_chunk=on_chunk)
     at_once = choose_batch(plan, models, prompts, batch).prompts

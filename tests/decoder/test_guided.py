@@ -130,6 +130,19 @@ def test_real_models_with_templates_of_their_own_follow_the_guided_law():
         assert result.best.tokens == written
 
 
+def test_guide_writes_with_the_pair_where_beta_is_given():
+    models = [table(which) for which in (LARGE, TUNED, UNTUNED)]
+    pair = (models[1], models[2])
+    one, many = w2s.SearchPlan.sample(max_new_tokens=9), w2s.SearchPlan(2, 2, 3, max_new_tokens=9)
+    found = w2s.guide(PROMPTS, models[0], pair, one, beta=0.7)
+    assert found == w2s.search(PROMPTS, guided(one, 0.7), None, one)
+    scorer = w2s.PairScorer(*pair, many)
+    found = w2s.guide(PROMPTS, models[0], pair, many, beta=0.7)
+    assert found == w2s.search(PROMPTS, guided(many, 0.7), scorer, many)
+    with pytest.raises(w2s.SearchError, match="give a pair"):
+        w2s.guide(PROMPTS, models[0], None, one, beta=0.7)
+
+
 @pytest.mark.parametrize("beta", [math.nan, math.inf, "1"])
 def test_a_beta_that_is_no_number_is_refused(beta):
     with pytest.raises(w2s.SearchError, match="beta must be a finite number"):
