@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from w2s.adapters import merged_layer
 from w2s.anatomy import text_config
 from w2s.errors import HeadError
 from w2s_kernels import Head
@@ -18,6 +19,7 @@ from w2s_kernels import Head
 _FIELDS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "tie_word_embeddings")
 # Relative to the largest logit. Half precisions round the model's own logits.
 _TOLERANCE, _TOLERANCE_HALF = 1e-4, 3e-2
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Rows of the weight that are widened at once.
 _ROWS = 16384
 
@@ -29,16 +31,14 @@ def extract_head(module: Any, valid_vocab: int | None) -> Head:
     """
     layer = module.get_output_embeddings()
     weight = getattr(layer, "weight", None)
-    if not isinstance(weight, Tensor) or weight.ndim != 2 or not weight.is_floating_point():
+    if not isinstance(weight, Tensor) or weight.ndim != 2 or weight.dtype not in _DTYPES:
         raise HeadError(
             f"{type(module).__name__} has no linear output layer with a floating-point weight "
             f"(found {type(layer).__name__}); a pair's models must be causal language models whose "
             "head is not quantized"
         )
-    weight = weight.detach()
-    for adapter in getattr(layer, "active_adapters", ()):
-        if adapter in getattr(layer, "lora_A", ()) and not getattr(layer, "merged", False):
-            weight = weight + layer.get_delta_weight(adapter).detach().to(weight.dtype)
+    layer = merged_layer(layer)
+    weight = layer.weight.detach()
     bias = getattr(layer, "bias", None)
     softcap, scale = logit_transform(module)
     return Head(

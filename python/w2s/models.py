@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from w2s.adapters import adapter_folder, base_name, put_on, require_weights_only, view
 from w2s.anatomy import context_length, eos_tokens, layer_windows, text_config, valid_vocab
 from w2s.errors import HeadError, ModelError, PromptError
 from w2s.heads import extract_head, logit_transform
@@ -166,17 +167,21 @@ def load(
     chat_template: str | os.PathLike[str] | None = None,
     chat: bool = False,
     tokenizer: Any = None,
+    adapter: str | bool | None = None,
     **kwargs: Any,
 ) -> Model:
     """Loads a causal LM for the decoder.
 
-    source: a folder, a hub id, a `.gguf` file, a `(model, tokenizer)` tuple (the tokenizer may be
-      None: prompts are then token ids), or a `Model` to give another prompt style.
+    source: a folder or hub id (of a model, or of an adapter for peft), a `.gguf` file, a
+      `(model, tokenizer)` tuple (the tokenizer may be None: prompts are then token ids), or a
+      `Model` to give another prompt style.
     device: "auto" is a CUDA device when there is one; a model given as an object stays where it is.
     dtype: a torch dtype or its name; "auto" is the checkpoint's own on a CUDA device and float32 on
       a CPU.
     template, system, chat_template, chat: how this model sees a prompt; see `PromptStyle`.
     tokenizer: one to use in place of the source's own, for a folder that brings none.
+    adapter: for a model with peft's adapters: None takes it as it is; a name or False gives a
+      second model over the same weights, with that adapter alone or with none.
     kwargs: handed on to transformers' `from_pretrained` (`revision`, `device_map`,
       `attn_implementation`, `quantization_config`, `trust_remote_code`, off by default).
 
@@ -194,7 +199,8 @@ def load(
     elif isinstance(source, tuple) and len(source) == 2:
         module, own = source
     elif isinstance(source, str | os.PathLike):
-        return _make(*_from_pretrained(os.fspath(source), device, dtype, tokenizer, kwargs), style)
+        module, own = _from_pretrained(os.fspath(source), device, dtype, tokenizer, kwargs)
+        return _make(_adapted(module, adapter), own, style)
     elif hasattr(source, "get_output_embeddings"):
         module = source
     else:
@@ -210,7 +216,11 @@ def load(
         module = module.to(device)
     if dtype != "auto":
         module = module.to(resolve_dtype(dtype))
-    return _make(module, own if tokenizer is None else tokenizer, style)
+    return _make(_adapted(module, adapter), own if tokenizer is None else tokenizer, style)
+
+
+def _adapted(module: Any, adapter: str | bool | None) -> Any:
+    return module if adapter is None or adapter is True else view(module, adapter)
 
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
@@ -220,7 +230,14 @@ def lacks_tokenizer(source: Any) -> bool:
     """Whether `source` is a local folder without tokenizer files, as the embedded pair's are."""
     if not isinstance(source, str | os.PathLike) or not Path(source).is_dir():
         return False
-    return not any((Path(source) / name).exists() for name in _TOKENIZER_FILES)
+    if not _has_no_tokenizer(source):
+        return False
+    adapter = adapter_folder(os.fspath(source))
+    return adapter is None or lacks_tokenizer(base_name(adapter))
+
+
+def _has_no_tokenizer(folder: str | os.PathLike[str]) -> bool:
+    return not any((Path(folder) / name).exists() for name in _TOKENIZER_FILES)
 
 
 def as_model(source: Any) -> Model:
@@ -262,11 +279,21 @@ def _from_pretrained(
             raise ModelError(f"{source} does not exist")
         where, files = str(path.parent), {"gguf_file": path.name}
     shared = {k: kwargs[k] for k in ("revision", "trust_remote_code", "token") if k in kwargs}
+    hub = {k: v for k, v in shared.items() if k != "trust_remote_code"}
     try:
+        adapter = None if files else adapter_folder(where, **hub)
+        if adapter is not None:  # what is left to transformers is the base model
+            where = base_name(adapter)
+            kwargs = {k: v for k, v in kwargs.items() if k != "revision"}
         if tokenizer is None:
-            tokenizer = AutoTokenizer.from_pretrained(where, **files, **shared)
+            spoken = where if adapter is None or _has_no_tokenizer(adapter) else adapter
+            tokenizer = AutoTokenizer.from_pretrained(spoken, **files, **shared)
         module = AutoModelForCausalLM.from_pretrained(where, dtype=wanted, **files, **kwargs)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+        if adapter is not None:
+            module = put_on(module, source, **hub)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        if isinstance(error, ModelError):
+            raise
         raise ModelError(f"{source} cannot be loaded: {error}") from error
     if files:  # the weights are plain now; the quantizer would only refuse to move or save them
         module.hf_quantizer = None
@@ -280,6 +307,7 @@ def _from_pretrained(
 
 def _make(module: Any, tokenizer: Any, style: PromptStyle) -> Model:
     module.eval()
+    require_weights_only(module)
     config = text_config(module)
     windows = layer_windows(module, config)
     get_decoder = getattr(module, "get_decoder", None)
