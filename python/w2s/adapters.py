@@ -76,6 +76,17 @@ def has_adapters(module: Any) -> bool:
     return any(_carries(layer) for layer in module.modules())
 
 
+def require_two(tuned: Any, untuned: Any) -> None:
+    """Raises `ModelError` when a pair's two `Model`s are one module with one state of adapters."""
+    if tuned is not untuned and tuned.backbone is untuned.backbone and has_adapters(tuned.module):
+        raise ModelError(
+            "the tuned and the untuned model are one and the same module: peft puts an adapter "
+            "into its base in place, so the base is no longer there; use "
+            "w2s.load((peft_model, tokenizer), adapter=False) as the untuned model (it shares the "
+            "weights), or load the base a second time"
+        )
+
+
 def view(module: Any, adapter: str | bool) -> Any:
     """A second model over the same weights, with one adapter on, by name, or all off (False).
 

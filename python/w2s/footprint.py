@@ -14,10 +14,11 @@ from torch import Tensor
 from transformers.integrations import sdpa_attention
 
 from w2s.anatomy import text_config
+from w2s.checkpoints import resolve_dtype
 from w2s.errors import ModelError
 from w2s.heads import logit_transform
 from w2s.kv import _FIRST_BUCKET, _bucket
-from w2s.models import _TOKENS_PER_FORWARD, Model, resolve_dtype
+from w2s.models import _TOKENS_PER_FORWARD, Model
 from w2s_kernels import Head
 
 _LEAF = 4096  # columns that a linear op folds at once

@@ -3,14 +3,14 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from w2s.adapters import adapter_folder, base_name, put_on, require_weights_only, view
+from w2s.adapters import require_weights_only, view
 from w2s.anatomy import context_length, eos_tokens, layer_windows, text_config, valid_vocab
+from w2s.checkpoints import from_pretrained, resolve_dtype
 from w2s.errors import HeadError, ModelError, PromptError
 from w2s.heads import extract_head, logit_transform
 from w2s.kv import KVCache
@@ -199,7 +199,7 @@ def load(
     elif isinstance(source, tuple) and len(source) == 2:
         module, own = source
     elif isinstance(source, str | os.PathLike):
-        module, own = _from_pretrained(os.fspath(source), device, dtype, tokenizer, kwargs)
+        module, own = from_pretrained(os.fspath(source), device, dtype, tokenizer, kwargs)
         return _make(_adapted(module, adapter), own, style)
     elif hasattr(source, "get_output_embeddings"):
         module = source
@@ -223,86 +223,9 @@ def _adapted(module: Any, adapter: str | bool | None) -> Any:
     return module if adapter is None or adapter is True else view(module, adapter)
 
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-
-
-def lacks_tokenizer(source: Any) -> bool:
-    """Whether `source` is a local folder without tokenizer files, as the embedded pair's are."""
-    if not isinstance(source, str | os.PathLike) or not Path(source).is_dir():
-        return False
-    if not _has_no_tokenizer(source):
-        return False
-    adapter = adapter_folder(os.fspath(source))
-    return adapter is None or lacks_tokenizer(base_name(adapter))
-
-
-def _has_no_tokenizer(folder: str | os.PathLike[str]) -> bool:
-    return not any((Path(folder) / name).exists() for name in _TOKENIZER_FILES)
-
-
 def as_model(source: Any) -> Model:
     """`source` itself when it is a `Model`, else what `load` makes of it."""
     return source if isinstance(source, Model) else load(source)
-
-
-def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ModelError(f"dtype {dtype!r} is not a floating-point dtype of torch, like 'bfloat16'")
-    return found
-
-
-def _from_pretrained(
-    source: str,
-    device: str | torch.device,
-    dtype: str | torch.dtype,
-    tokenizer: Any,
-    kwargs: dict[str, Any],
-) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(device)
-    except RuntimeError as error:
-        raise ModelError(
-            f"device {device!r} is not a torch device, like 'cpu' or 'cuda:0'"
-        ) from error
-    wanted: Any = "auto" if dtype == "auto" and device.type != "cpu" else None
-    if wanted is None:
-        wanted = torch.float32 if dtype == "auto" else resolve_dtype(dtype)
-    where, files = source, {}
-    if source.endswith(".gguf"):
-        path = Path(source)
-        if not path.is_file():
-            raise ModelError(f"{source} does not exist")
-        where, files = str(path.parent), {"gguf_file": path.name}
-    shared = {k: kwargs[k] for k in ("revision", "trust_remote_code", "token") if k in kwargs}
-    hub = {k: v for k, v in shared.items() if k != "trust_remote_code"}
-    try:
-        adapter = None if files else adapter_folder(where, **hub)
-        if adapter is not None:  # what is left to transformers is the base model
-            where = base_name(adapter)
-            kwargs = {k: v for k, v in kwargs.items() if k != "revision"}
-        if tokenizer is None:
-            spoken = where if adapter is None or _has_no_tokenizer(adapter) else adapter
-            tokenizer = AutoTokenizer.from_pretrained(spoken, **files, **shared)
-        module = AutoModelForCausalLM.from_pretrained(where, dtype=wanted, **files, **kwargs)
-        if adapter is not None:
-            module = put_on(module, source, **hub)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(f"{source} cannot be loaded: {error}") from error
-    if files:  # the weights are plain now; the quantizer would only refuse to move or save them
-        module.hf_quantizer = None
-        module.is_quantized = False
-        if hasattr(module.config, "quantization_config"):
-            del module.config.quantization_config
-    if "device_map" not in kwargs:
-        module = module.to(device)
-    return module, tokenizer
 
 
 def _make(module: Any, tokenizer: Any, style: PromptStyle) -> Model:

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from w2s.adapters import require_two
+from w2s.checkpoints import lacks_tokenizer
 from w2s.errors import ModelError, PromptError, SearchError
 from w2s.memory import memory_errors
-from w2s.models import Model, lacks_tokenizer, load
+from w2s.models import Model, load
 from w2s.prompts import Prompt
 from w2s.reader import Reader
 from w2s.vocabulary import require_same_tokens
@@ -153,6 +155,7 @@ def load_pair(pair: Any, *, tokenizer: Any = None, **settings: Any) -> tuple[Mod
         models[side] = member
     tuned, untuned = models[0], models[1]
     require_same_tokens(tuned, untuned)
+    require_two(tuned, untuned)
     if tuned.device != untuned.device:
         raise ModelError(
             f"the tuned model is on {tuned.device}, the untuned on {untuned.device}; "

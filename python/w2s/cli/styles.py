@@ -55,7 +55,7 @@ def check_chat(
         return
     from transformers import AutoTokenizer
 
-    from w2s.models import lacks_tokenizer
+    from w2s.checkpoints import lacks_tokenizer
 
     for name, style in ((large, styles.large), *((member, styles.pair) for member in pair)):
         if name.endswith(".gguf") or lacks_tokenizer(name):  # the latter borrows the large one's

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from w2s.checkpoints import resolve_dtype
 from w2s.errors import PromptError
 from w2s.estimate import Estimate, size
-from w2s.models import resolve_dtype
 from w2s.plan import SearchPlan
 from w2s.preflight.card import Card, read_card
 from w2s.preflight.finding import Finding, Level, error, worst_first

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from w2s.anatomy import context_length, eos_tokens, text_config, valid_vocab
+from w2s.checkpoints import lacks_tokenizer
 from w2s.errors import ModelError, VocabularyError
-from w2s.models import Model, lacks_tokenizer
+from w2s.models import Model
 from w2s.preflight.finding import Finding, error, note
 from w2s.preflight.weights import Weights, read_weights
 from w2s.prompts import PromptStyle

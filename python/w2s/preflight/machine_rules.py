@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
+from w2s.checkpoints import resolve_dtype
 from w2s.errors import ModelError, SearchError
 from w2s.estimate import Estimate, estimate, size
 from w2s.memory import available_memory
-from w2s.models import resolve_dtype
 from w2s.plan import SearchPlan
 from w2s.preflight.card import Card
 from w2s.preflight.finding import Finding, error, note

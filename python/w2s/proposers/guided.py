@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from w2s.adapters import require_two
 from w2s.errors import ModelError, SearchError
 from w2s.models import as_model
 from w2s.plan import SearchPlan
@@ -37,6 +38,7 @@ class GuidedProposer(LocalProposer):
                     f"the large model is on {models[0].device}, {model.name} on {model.device}; "
                     "load all three on one device"
                 )
+        require_two(models[1], models[2])
         self.beta = float(beta)
         self._set_up(models, plan)
 

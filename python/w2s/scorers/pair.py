@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from w2s.adapters import require_two
 from w2s.errors import ModelError
 from w2s.kv import RowMap
 from w2s.models import Model, as_model
@@ -39,6 +40,7 @@ class PairScorer:
         self.plan = plan
         self.device = self.tuned.device
         require_same_tokens(self.tuned, self.untuned)
+        require_two(self.tuned, self.untuned)
         if self.untuned.device != self.device:
             raise ModelError(
                 f"the tuned model is on {self.device}, the untuned on {self.untuned.device}; "

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from w2s.adapters import require_two
 from w2s.errors import ModelError, SearchError
 from w2s.kv import KVCache, RowMap
 from w2s.models import Model, as_model
@@ -82,6 +83,7 @@ class TextBridgeScorer:
                     "as (model, tokenizer)"
                 )
         require_same_tokens(self.tuned, self.untuned)
+        require_two(self.tuned, self.untuned)
         self._device = self.tuned.device
         if self.untuned.device != self._device:
             raise ModelError(
