@@ -2,67 +2,25 @@
 
 import pytest
 import torch
-from transformers import (
-    Cohere2Config,
-    CohereConfig,
-    Gemma2Config,
-    Gemma3TextConfig,
-    GraniteConfig,
-    MistralConfig,
-    PhiConfig,
-    Qwen2Config,
-    Qwen3Config,
-)
 
 import w2s
+from support.families import PROMISED
 from support.tiny import (
     EOS,
     VOCAB,
     TableModel,
-    gpt2_config,
     llama_config,
     random_table,
     tiny_model,
     word_tokenizer,
 )
-from w2s.heads import head_logits
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [9], [4, 4, 8, 10, 12, 30, 2, 6, 6, 7, 31, 5]]
 
-SHAPE = {
-    "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "bos_token_id": 1,
-    "eos_token_id": EOS,
-    "pad_token_id": 0,
-}
-WINDOW = {"sliding_window": 6}
-MIXED = {**WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 
-CONFIGS = {
-    "llama": llama_config(),
-    "llama-tied": llama_config(tie_word_embeddings=True),
-    "gpt2": gpt2_config(),
-    "qwen2": Qwen2Config(**SHAPE),
-    "qwen3": Qwen3Config(**SHAPE, head_dim=8),
-    "mistral-window": MistralConfig(**SHAPE, **WINDOW),
-    "gemma2": Gemma2Config(**SHAPE, **MIXED, head_dim=8, final_logit_softcapping=2.0),
-    "gemma3": Gemma3TextConfig(**SHAPE, **MIXED, head_dim=8),
-    "granite": GraniteConfig(**SHAPE, logits_scaling=3.0, attention_multiplier=0.3),
-    "cohere": CohereConfig(**SHAPE, logit_scale=0.3),
-    "cohere2": Cohere2Config(**SHAPE, **MIXED, logit_scale=0.3),
-    "phi": PhiConfig(**{**SHAPE, "num_key_value_heads": 4}),
-}
-
-
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=PROMISED)
 def pair(request):
-    config = CONFIGS[request.param]
+    config = PROMISED[request.param]
     return tuple(w2s.load((tiny_model(config, seed), None)) for seed in (1, 2))
 
 
@@ -95,28 +53,6 @@ def test_greedy_is_the_models_own_arg_max(pair):
         with torch.no_grad():
             best = model.module(input_ids=ids, use_cache=False).logits[0].argmax(-1)
         assert best[len(prompt) - 1 : -1].tolist() == result.best.tokens
-
-
-def test_our_head_gives_the_models_own_logits(pair):
-    ids = torch.tensor([PROMPTS[0]])
-    with torch.no_grad():
-        hidden = pair[0].backbone(input_ids=ids, use_cache=False).last_hidden_state[0]
-        theirs = pair[0].module(input_ids=ids, use_cache=False).logits[0]
-        assert torch.allclose(head_logits(hidden, pair[0].head), theirs, atol=1e-5, rtol=1e-5)
-        assert torch.allclose(pair[0].logits(hidden), theirs, atol=1e-6, rtol=1e-6)
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", torch.float16])
-def test_half_precision_pairs_score(dtype):
-    models = [w2s.load((tiny_model(llama_config(), s), None), dtype=dtype) for s in (1, 2)]
-    plan = w2s.SearchPlan(2, 2, 3, max_new_tokens=6)
-    found = w2s.search(
-        PROMPTS, w2s.LocalProposer(models[0], plan), w2s.PairScorer(*models, plan), plan
-    )
-    for prompt, result in zip(PROMPTS, found, strict=True):
-        best = result.best
-        tuned, untuned = (from_scratch(m, prompt, best.tokens) for m in models)
-        assert best.score == pytest.approx(tuned - untuned, abs=0.3)
 
 
 def test_a_long_prompt_goes_in_pieces_and_scores_the_same(pair, monkeypatch):
@@ -226,25 +162,3 @@ def test_padding_columns_get_no_probability():
         return w2s.search(["w5 w6"], w2s.LocalProposer(model, plan), scorer, plan)
 
     assert run(wide) == run(narrow)
-
-
-def test_lora_on_the_head_is_part_of_the_head():
-    class Adapted(torch.nn.Linear):
-        """The attributes by which peft marks a linear layer with an adapter on it."""
-
-        active_adapters = ("a",)
-        lora_A = ("a",)
-        merged = False
-
-        def get_delta_weight(self, adapter):
-            return self.delta
-
-        def forward(self, hidden):
-            return super().forward(hidden) + hidden @ self.delta.T
-
-    model = TableModel(random_table(0))
-    head = Adapted(97, VOCAB, bias=False)
-    head.weight.data = model.lm_head.weight.data
-    head.delta = random_table(1).T.contiguous()
-    model.lm_head = head
-    assert torch.equal(w2s.load((model, None)).head.weight, head.weight + head.delta)
