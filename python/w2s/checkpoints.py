@@ -13,13 +13,25 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"
 
 
 def lacks_tokenizer(source: Any) -> bool:
-    """Whether `source` is a local folder without tokenizer files, as the embedded pair's are."""
+    """Whether neither `source`, a local folder, nor its base when it is an adapter has tokenizer
+    files; the embedded pair's folders have none."""
     if not isinstance(source, str | os.PathLike) or not Path(source).is_dir():
         return False
     if not _has_no_tokenizer(source):
         return False
-    adapter = adapter_folder(os.fspath(source))
-    return adapter is None or lacks_tokenizer(base_name(adapter))
+    where = tokenizer_source(os.fspath(source))
+    return where == os.fspath(source) or lacks_tokenizer(where)
+
+
+def tokenizer_source(source: str) -> str:
+    """Where the tokenizer of a folder lies: in it, or with the base that an adapter names."""
+    adapter = adapter_folder(source) if Path(source).is_dir() else None
+    if adapter is None or not _has_no_tokenizer(adapter):
+        return source
+    try:
+        return base_name(adapter)
+    except ModelError:  # loading will say so; here it only means that nothing is found
+        return source
 
 
 def _has_no_tokenizer(folder: str | os.PathLike[str]) -> bool:
@@ -72,7 +84,7 @@ def from_pretrained(
                 {k: v for k, v in given.items() if k != "revision"} for given in (kwargs, shared)
             )
         if tokenizer is None:
-            spoken = where if adapter is None or _has_no_tokenizer(adapter) else adapter
+            spoken = where if adapter is None else tokenizer_source(adapter)
             tokenizer = AutoTokenizer.from_pretrained(spoken, **files, **shared)
         module = AutoModelForCausalLM.from_pretrained(where, dtype=wanted, **files, **kwargs)
         if adapter is not None:

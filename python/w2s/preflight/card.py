@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from w2s.anatomy import context_length, eos_tokens, text_config, valid_vocab
-from w2s.checkpoints import lacks_tokenizer
+from w2s.checkpoints import lacks_tokenizer, tokenizer_source
 from w2s.errors import ModelError, VocabularyError
 from w2s.models import Model
 from w2s.preflight.finding import Finding, error, note
@@ -310,7 +310,7 @@ def _read_tokenizer(
                 )
             )
         return
-    where, files = source, {}
+    where, files = tokenizer_source(source), {}
     if source.endswith(".gguf"):
         if card.module is None:  # one file holds both, and cannot be read
             return
