@@ -1,7 +1,7 @@
 # Every target does its own set-up into .venv; only `gpu` uses the system's Python and installs nothing.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-full lint format bench gpu pair lock clean
+.PHONY: help demo test test-fast test-full lint format bench quality gpu pair lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -57,6 +57,9 @@ format: $(DEPS)  ## Rewrite the sources as `lint` wants them
 bench: $(INSTALLED)  ## The benchmarks of every op (pytest-benchmark; ONLY=bench/bench_logprob.py for one)
 	$(RUN)/pytest -o python_files='bench_*.py' -o timeout=0 --benchmark-only \
 	  --benchmark-columns=min,median,iqr,rounds --benchmark-sort=name $(or $(ONLY),bench)
+
+quality: $(INSTALLED)  ## Run the paper's sentiment experiment (about an hour; goes on after an interruption)
+	$(RUN)/w2s reproduce sentiment
 
 pair: $(INSTALLED)  ## Train the demo pair again, from data to model card (about 15 minutes)
 	$(RUN)/python -m w2s.train.make_pair --work build/pair --install python/w2s/embedded

@@ -11,6 +11,9 @@ COMMANDS = {
     ("trace",): "trace",
     ("train", "sft"): "sft",
     ("train", "dpo"): "dpo",
+    ("reproduce", "sentiment"): "reproduce sentiment",
+    ("reproduce", "report"): "reproduce report",
+    ("reproduce", "judge"): "reproduce judge",
     ("info",): "info",
     ("demo",): "demo",
 }

