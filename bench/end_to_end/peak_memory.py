@@ -1,0 +1,37 @@
+"""The most memory that a piece of work holds above what is there before it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+_STATUS = Path("/proc/self/status")
+
+
+def peak_above(work: Callable[[], object], device: torch.device) -> int:
+    """Bytes above those in use when `work` begins, at its worst moment.
+
+    On a CPU the process' resident set: its high-water mark is reset, then read again, so `work`
+    should be the first of its kind in a fresh process, with all weights already touched. On a CUDA
+    device what the caching allocator gave out.
+
+    Raises `OSError` where the kernel does not let a process reset its high-water mark.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    work()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> int:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{_STATUS} has no {field}")
