@@ -1,9 +1,10 @@
 # Every target does its own set-up into .venv; only `gpu` uses the system's Python and installs nothing.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-full lint format bench quality gpu pair lock clean
+.PHONY: help demo test test-fast test-full test-transformers lint format bench quality gpu pair lock clean
 
 PYTHON ?= python3
+VERSION ?= 5.17.0
 BIN := .venv/bin
 DEPS := .venv/.deps
 INSTALLED := .venv/.installed
@@ -16,7 +17,7 @@ RUN := PYTHONSAFEPATH=1 $(BIN)
 PYTEST := OMP_NUM_THREADS=1 $(RUN)/pytest -n auto
 
 help:  ## List the targets
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 $(DEPS): requirements/torch.txt requirements/dev.lock requirements/models.lock
 	$(PYTHON) -m venv .venv
@@ -42,6 +43,12 @@ test-fast: $(INSTALLED)  ## The tests that matter while editing (up to 3 minutes
 
 test-full: $(INSTALLED)  ## Everything, the long grids too
 	$(PYTEST)
+
+test-transformers: $(INSTALLED)  ## The Python tests with another transformers (VERSION=5.17.0)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade \
+	  --target build/transformers-$(VERSION) transformers==$(VERSION)
+	PYTHONPATH=build/transformers-$(VERSION) $(PYTEST) -m "not full and not models" \
+	  tests/decoder tests/cli tests/train
 
 lint: $(DEPS)  ## ruff, mypy --strict, clang-format
 	$(BIN)/ruff check .
