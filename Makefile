@@ -65,7 +65,7 @@ bench: $(INSTALLED)  ## The benchmarks of every op (pytest-benchmark; ONLY=bench
 	$(RUN)/pytest -o python_files='bench_*.py' -o timeout=0 --benchmark-only \
 	  --benchmark-columns=min,median,iqr,rounds --benchmark-sort=name $(or $(ONLY),bench)
 
-quality: $(INSTALLED)  ## Run the paper's sentiment experiment (about an hour; goes on after an interruption)
+quality: $(INSTALLED)  ## Run the paper's sentiment experiment (about an hour on two cores; goes on after an interruption)
 	$(RUN)/w2s reproduce sentiment
 
 pair: $(INSTALLED)  ## Train the demo pair again, from data to model card (about 15 minutes)
