@@ -8,7 +8,7 @@ tie, bias, a LoRA on the head, soft cap, logit scale. It is read from the model,
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from w2s.adapters import merged_layer
 from w2s.anatomy import text_config
@@ -22,6 +22,8 @@ _TOLERANCE, _TOLERANCE_HALF = 1e-4, 3e-2
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Rows of the weight that are widened at once.
 _ROWS = 16384
+# Of the weight that one product takes: fits a core's own cache, or nearly.
+_PIECE_BYTES = 2 * 2**20
 
 
 def extract_head(module: Any, valid_vocab: int | None) -> Head:
@@ -59,6 +61,34 @@ def logit_transform(module: Any) -> tuple[float, float]:
     return softcap, (1.0 if scale is None else float(scale)) / (
         1.0 if divide is None else float(divide)
     )
+
+
+def head_product(layer: nn.Module, hidden: Tensor) -> Tensor:
+    """`layer(hidden)` for hidden [N, D]; on a CPU in float32 a few rows of the weight at a time.
+
+    A search multiplies few rows by a very wide weight. BLAS first copies what it is given of that
+    weight into an order of its own, and a piece that stays in the cache is copied for nothing:
+    1.1 to 1.7 times as fast as the whole at 4 to 128 rows (Zen 4, D 576 to 2048, V 32000 to 50257).
+    """
+    if (
+        type(layer) is not nn.Linear
+        or layer.weight.dtype != torch.float32
+        or hidden.dtype != torch.float32
+        or hidden.device.type != "cpu"
+        or torch.is_grad_enabled()
+        or "forward" in vars(layer)  # how accelerate hooks a module
+        or layer._forward_hooks
+        or layer._forward_pre_hooks
+    ):
+        product: Tensor = layer(hidden)
+        return product
+    weight = layer.weight
+    rows = max(64, _PIECE_BYTES // (weight.shape[1] * weight.itemsize))
+    logits = hidden.new_empty(len(hidden), len(weight))  # [N, V]
+    for begin in range(0, len(weight), rows):
+        piece = weight[begin : begin + rows]  # [≤ rows, D]
+        torch.mm(hidden, piece.T, out=logits[:, begin : begin + rows])
+    return logits if layer.bias is None else logits.add_(layer.bias)
 
 
 def head_logits(hidden: Tensor, head: Head) -> Tensor:

@@ -12,7 +12,7 @@ from w2s.adapters import require_weights_only, view
 from w2s.anatomy import context_length, eos_tokens, layer_windows, text_config, valid_vocab
 from w2s.checkpoints import from_pretrained, resolve_dtype
 from w2s.errors import HeadError, ModelError, PromptError
-from w2s.heads import extract_head, logit_transform
+from w2s.heads import extract_head, head_product, logit_transform
 from w2s.kv import KVCache
 from w2s.probe import probe
 from w2s.prompts import Prompt, PromptStyle
@@ -118,7 +118,7 @@ class Model:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The model's own logits [N, V] from hidden [N, D], in the model's dtype."""
-        logits: Tensor = self.output(hidden)
+        logits = head_product(self.output, hidden)
         if self.logit_scale != 1.0:
             logits = logits * self.logit_scale
         if self.softcap:
