@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
@@ -56,9 +56,8 @@ setup(
     cmdclass={"build_ext": CMakeBuild},
     package_dir={"w2s_kernels": "w2s_kernels", "w2s": "python/w2s"},
     packages=[
-        "w2s_kernels", "w2s_kernels.bench", "w2s_kernels.ops", "w2s_kernels.triton_kernels",
-        "w2s", "w2s.cli", "w2s.proposers", "w2s.scorers", "w2s.train", "w2s.embedded",
-        "w2s.preflight",
+        *find_packages(include=["w2s_kernels", "w2s_kernels.*"]),
+        *find_packages(where="python"),
     ],
     package_data={
         "w2s_kernels": ["py.typed", "_build_error.txt"],

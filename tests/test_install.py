@@ -1,5 +1,6 @@
 """What an installation promises: cheap imports, no compiler needed, every name and room there."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -36,6 +37,16 @@ def test_importing_the_package_imports_neither_torch_nor_transformers_nor_triton
         "print(json.dumps([first, [m for m in heavy[1:3] if m in sys.modules]]))"
     )
     assert json.loads(run_python(program)) == [[], []]
+
+
+@pytest.mark.parametrize("source", ["w2s_kernels", "python/w2s"])
+def test_every_package_of_the_sources_is_installed(source):
+    spec = importlib.util.find_spec(Path(source).name)
+    found = [
+        {init.parent.relative_to(root) for init in root.rglob("__init__.py")}
+        for root in (ROOT / source, Path(spec.origin).parent)
+    ]
+    assert found[0] == found[1]
 
 
 _WITHOUT_LIBRARY = """

@@ -22,6 +22,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))  # also where PYTHONSAFEPATH leaves it out
+
 import torch
 from our_search import OurSearch, differences
 from part_clock import PartClock

@@ -3,16 +3,19 @@
 from typing import Any
 
 from torch import Tensor
+from torch._C import DispatchKey, DispatchKeySet
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+_CPU = DispatchKeySet(DispatchKey.CPU)
 
 
 class TensorMemory(TorchDispatchMode):
     """`peak`: the most bytes that the storages made inside the block held at one time.
 
-    Seen are the results of every op that reaches a backend, so temporaries inside compiled kernels
-    are not.
+    Seen are the results of every op that reaches a backend, also of those that an op of ours on the
+    CPU is made of; temporaries inside compiled kernels are not.
     """
 
     def __init__(self) -> None:
@@ -26,7 +29,11 @@ class TensorMemory(TorchDispatchMode):
         self._before = {tensor.untyped_storage()._cdata for tensor in tensors}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        results = func(*args, **(kwargs or {}))
+        if func.namespace == "w2s_cpu":
+            with self:  # past this mode for the op itself, but not for what it calls
+                results = func.redispatch(_CPU, *args, **(kwargs or {}))
+        else:
+            results = func(*args, **(kwargs or {}))
         for key, (reference, count) in list(self._live.items()):
             if reference.expired():
                 del self._live[key]
