@@ -9,7 +9,8 @@ namespace w2s {
 
 namespace {
 
-constexpr const char* kIsaNames[] = {"generic", "avx2", "avx512"};
+constexpr const char* kIsaNames[] = {"generic", "avx2", "avx512", "neon"};  // by Isa
+constexpr Isa kBestFirst[] = {kAvx512, kAvx2, kNeon, kGeneric};
 
 bool runs_here(Isa isa) {
   switch (isa) {
@@ -24,24 +25,34 @@ bool runs_here(Isa isa) {
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
              __builtin_cpu_supports("f16c");
 #endif
+#ifdef W2S_HAVE_NEON
+    case kNeon:  // every AArch64 processor has it
+      return true;
+#endif
     default:
       return isa == kGeneric;
   }
 }
 
-Isa best_isa() {
-  for (Isa isa : {kAvx512, kAvx2}) {
-    if (runs_here(isa)) return isa;
+bool find_isa(const char* name, Isa* found) {
+  for (Isa isa : kBestFirst) {
+    if (std::strcmp(name, kIsaNames[isa]) == 0 && runs_here(isa)) {
+      *found = isa;
+      return true;
+    }
   }
-  return kGeneric;
+  return false;
 }
 
+// A name that is not there leaves the best one: w2s_kernels/dispatch.py refuses the first call.
 Isa initial_isa() {
+  Isa isa = kGeneric;
   const char* wanted = std::getenv("W2S_KERNELS_ISA");
-  for (Isa isa : {kGeneric, kAvx2, kAvx512}) {
-    if (wanted != nullptr && std::strcmp(wanted, kIsaNames[isa]) == 0 && runs_here(isa)) return isa;
+  if (wanted != nullptr && find_isa(wanted, &isa)) return isa;
+  for (Isa best : kBestFirst) {
+    if (runs_here(best)) return best;
   }
-  return best_isa();
+  return kGeneric;
 }
 
 ParallelFor current_parallel_for = nullptr;
@@ -66,7 +77,7 @@ const char* isa_name() { return kIsaNames[current_isa]; }
 const char* isa_available() {
   static const std::string names = [] {
     std::string all;
-    for (Isa isa : {kAvx512, kAvx2, kGeneric}) {
+    for (Isa isa : kBestFirst) {
       if (runs_here(isa)) all += (all.empty() ? "" : " ") + std::string(kIsaNames[isa]);
     }
     return all;
@@ -74,14 +85,6 @@ const char* isa_available() {
   return names.c_str();
 }
 
-bool set_isa(const char* name) {
-  for (Isa isa : {kGeneric, kAvx2, kAvx512}) {
-    if (std::strcmp(name, kIsaNames[isa]) == 0 && runs_here(isa)) {
-      current_isa = isa;
-      return true;
-    }
-  }
-  return false;
-}
+bool set_isa(const char* name) { return find_isa(name, &current_isa); }
 
 }  // namespace w2s

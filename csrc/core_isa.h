@@ -22,8 +22,13 @@ namespace avx512 {
 #include "cpu/kernels.inc"
 }
 #endif
+#ifdef W2S_HAVE_NEON
+namespace neon {
+#include "cpu/kernels.inc"
+}
+#endif
 
-enum Isa { kGeneric, kAvx2, kAvx512 };
+enum Isa { kGeneric, kAvx2, kAvx512, kNeon };
 extern Isa current_isa;  // chosen in core.cpp
 
 // Calls the kernel of the chosen instruction set.
@@ -41,11 +46,19 @@ extern Isa current_isa;  // chosen in core.cpp
 #else
 #define W2S_CASE_AVX512(call)
 #endif
+#ifdef W2S_HAVE_NEON
+#define W2S_CASE_NEON(call) \
+  case kNeon:               \
+    return neon::call;
+#else
+#define W2S_CASE_NEON(call)
+#endif
 #define W2S_ON_ISA(call)      \
   [&] {                       \
     switch (current_isa) {    \
       W2S_CASE_AVX512(call)   \
       W2S_CASE_AVX2(call)     \
+      W2S_CASE_NEON(call)     \
       default:                \
         return generic::call; \
     }                         \

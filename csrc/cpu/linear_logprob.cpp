@@ -13,7 +13,7 @@ namespace {
 #if defined(W2S_ISA_AVX512)
 constexpr int kTile = 4;  // rows = columns of a register block: 16 of 32 registers add
 #else
-constexpr int kTile = 2;  // 8 of 16 registers
+constexpr int kTile = 2;  // AVX2: 8 of 16 registers; NEON: 16 of 32
 #endif
 
 struct Epilogue {

@@ -14,6 +14,8 @@
 
 #if defined(W2S_ISA_AVX512) || defined(W2S_ISA_AVX2)
 #include <immintrin.h>
+#elif defined(W2S_ISA_NEON)
+#include <arm_neon.h>
 #endif
 
 namespace w2s {
@@ -23,6 +25,8 @@ namespace W2S_ISA {
 #include "simd_avx512.inc"
 #elif defined(W2S_ISA_AVX2)
 #include "simd_avx2.inc"
+#elif defined(W2S_ISA_NEON)
+#include "simd_neon.inc"
 #else
 #include "simd_generic.inc"
 #endif
