@@ -1,7 +1,7 @@
 # Every target does its own set-up into .venv; only `gpu` uses the system's Python and installs nothing.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-full test-transformers lint format bench quality gpu pair lock clean
+.PHONY: help demo test test-fast test-full test-transformers test-neon lint format bench quality gpu pair lock clean
 
 PYTHON ?= python3
 VERSION ?= 5.17.0
@@ -10,7 +10,7 @@ DEPS := .venv/.deps
 INSTALLED := .venv/.installed
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find csrc w2s_kernels python -type f \
   -not -name '*.pyc' -not -name '*.so')
-CXX_SOURCES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu')
+CXX_SOURCES = $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu')
 # Tests and tools meet the installed package, never the source folder they are started from.
 RUN := PYTHONSAFEPATH=1 $(BIN)
 # One test process a core, each on one thread (tests of thread counts set their own).
@@ -49,6 +49,11 @@ test-transformers: $(INSTALLED)  ## The Python tests with another transformers (
 	  --target build/transformers-$(VERSION) transformers==$(VERSION)
 	PYTHONPATH=build/transformers-$(VERSION) $(PYTEST) -m "not full and not models" \
 	  tests/decoder tests/cli tests/train
+
+test-neon: $(DEPS)  ## Compare the NEON kernels with the plain ones, bit for bit, under qemu
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/same_bits/aarch64 -DW2S_SAME_BITS=ON \
+	  --toolchain tests/native/aarch64.cmake
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/same_bits/aarch64 --parallel --target check
 
 lint: $(DEPS)  ## ruff, mypy --strict, clang-format
 	$(BIN)/ruff check .

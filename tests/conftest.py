@@ -5,6 +5,7 @@ header. Helpers that are not fixtures live in tests/support (see there).
 """
 
 import contextlib
+import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
@@ -14,7 +15,8 @@ import torch
 
 from w2s_kernels import _library, dispatch
 
-ISAS = ("avx512", "avx2", "generic")
+_ARM = platform.machine() in ("aarch64", "arm64")
+ISAS = ("neon", "generic") if _ARM else ("avx512", "avx2", "generic")
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,22 @@ def test_an_unknown_backend_in_the_environment_is_an_error_at_the_first_call(mon
         select_beams(SCORE, 1)
 
 
+def test_an_unknown_instruction_set_in_the_environment_is_an_error_at_import():
+    if not _library.load():
+        pytest.skip(f"no compiled library: {_library.reason()}")
+    program = (
+        "from w2s_kernels.errors import BackendError\ntry:\n    from w2s_kernels import logprob\n"
+    )
+    program += "except BackendError as error:\n    print('refused:', error)"
+    environment = {**os.environ, "W2S_KERNELS_ISA": "sse9"}
+    found = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    isas = " or ".join(torch.ops.w2s_library.isas().split())
+    expected = f"W2S_KERNELS_ISA=sse9 does not run here; unset it or choose {isas}"
+    assert found == f"refused: {expected}\n"
+
+
 def test_checks_name_the_bad_value_and_are_off_by_default(value_checks):
     logits, target = torch.zeros(2, 3), torch.tensor([0, 3])
     with pytest.raises(RangeError, match=r"target\[1\] is 3: it must be -100 or lie in \[0, 3\)"):

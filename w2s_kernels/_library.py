@@ -1,8 +1,11 @@
 """Finds and loads the compiled library, once; says why when there is none."""
 
+import os
 from pathlib import Path
 
 import torch
+
+from .errors import BackendError
 
 _FOLDER = Path(__file__).parent
 _reason: str | None = None
@@ -35,6 +38,24 @@ def reason() -> str | None:
     """Why there is no compiled library; None when it is loaded."""
     load()
     return _reason
+
+
+def refused_isa() -> str | None:
+    """Why W2S_KERNELS_ISA cannot be followed; None when it can, or is not set."""
+    wanted = os.environ.get("W2S_KERNELS_ISA")
+    if not wanted or not load():
+        return None
+    isas = torch.ops.w2s_library.isas().split()
+    if wanted in isas:
+        return None
+    return f"W2S_KERNELS_ISA={wanted} does not run here; unset it or choose {' or '.join(isas)}"
+
+
+def require_isa() -> None:
+    """Raises BackendError where W2S_KERNELS_ISA names an instruction set that is not here."""
+    why = refused_isa()
+    if why is not None:
+        raise BackendError(why)
 
 
 def has_kernel(namespace: str, name: str, key: str) -> bool:

@@ -17,7 +17,7 @@ import w2s_kernels
 VARIABLES = {
     "W2S_KERNELS_BACKEND": "forces a backend: cuda, triton, cpu or reference",
     "W2S_KERNELS_CHECKS": "1 validates values (targets in range, no NaN)",
-    "W2S_KERNELS_ISA": "instruction set of the CPU kernels: generic, avx2 or avx512",
+    "W2S_KERNELS_ISA": "instruction set of the CPU kernels: generic, avx2, avx512 or neon",
 }
 
 
@@ -27,7 +27,7 @@ def collect() -> dict[str, Any]:
     Keys: `versions` (None: not installed), `environment`, `cpu`, `library` (the compiled kernels:
     `loaded`, `reason`, `isa`, `isas`, `threads`), `cuda` (`devices`, `reason` when there are none),
     `ops` (op → the `backend` that takes `cpu` and `cuda` tensors, None where the forced one cannot,
-    and `refused`: backend → reason),
+    and `refused`: backend → reason; empty where no op can be imported),
     `notes` (sentences about what may surprise).
     """
     found: dict[str, Any] = {
@@ -116,9 +116,11 @@ def _cuda_here() -> dict[str, Any]:
 def _ops_here() -> dict[str, Any]:
     import torch
 
-    from . import dispatch
+    from . import _library, dispatch
     from .errors import BackendError
 
+    if _library.refused_isa() is not None:
+        return {}  # no op can be imported
     for name in w2s_kernels.__all__:
         getattr(w2s_kernels, name)  # defines the op
     ops: dict[str, Any] = {}
@@ -138,25 +140,22 @@ def _ops_here() -> dict[str, Any]:
 
 
 def _notes(found: dict[str, Any]) -> list[str]:
-    from . import dispatch
+    from . import _library, dispatch
 
     notes = []
     library, environment = found["library"], found["environment"]
     if not library["loaded"]:
         notes.append(f"ops on CPU tensors run on the reference backend: {library['reason']}")
-    wanted = environment["W2S_KERNELS_ISA"]
-    if wanted and library["loaded"] and wanted not in library["isas"]:
-        notes.append(
-            f"W2S_KERNELS_ISA={wanted} does not run here; {library['isa']} is used, "
-            f"available: {', '.join(library['isas'])}"
-        )
+    refused_isa = _library.refused_isa()
+    if refused_isa is not None:
+        notes.append(f"no op can be imported: {refused_isa}")
     forced = environment["W2S_KERNELS_BACKEND"]
     if forced and forced not in dispatch.BACKENDS:
         notes.append(
             f"W2S_KERNELS_BACKEND={forced} is unknown, every call is an error; "
             f"choose one of {', '.join(dispatch.BACKENDS)}"
         )
-    elif forced:
+    elif forced and found["ops"]:
         unable = [name for name, op in found["ops"].items() if op["backend"]["cpu"] is None]
         notes.append(
             f"W2S_KERNELS_BACKEND={forced} forces the backend; on CPU tensors it is an error for: "

@@ -75,7 +75,7 @@ void primitive(Primitive which, const float* pa, const float* pb, const float* p
     case Primitive::kQuestions:
       return answers(a, b, out);
     case Primitive::kGuide:
-      return store(lanes, guide(a, b, c, static_cast<double>(pc[count])));
+      return store(lanes, guide(a, b, c, static_cast<double>(pc[count]) / 3.0));
     case Primitive::kFold:
       return folds(a, b, c, lanes);
     case Primitive::kExp:

@@ -5,32 +5,13 @@
 
 namespace w2s {
 
+// clang-format off
 enum class Primitive {
-  kAdd,
-  kSub,
-  kMul,
-  kDiv,
-  kMax,
-  kFma,
-  kRoundEven,
-  kAbs,
-  kCopySign,
-  kScaleUnlessLess,  //
-  kZeroWhereLess,
-  kNegInfWhereEqual,
-  kQuestions,
-  kGuide,
-  kFold,
-  kExp,
-  kTanh,
-  kSoftcap,  //
-  kLoadPartial,
-  kStorePartial,
-  kAddFloor,
-  kLoad16,
-  kStore16,
-  kCount
+  kAdd, kSub, kMul, kDiv, kMax, kFma, kRoundEven, kAbs, kCopySign, kScaleUnlessLess, kZeroWhereLess,
+  kNegInfWhereEqual, kQuestions, kGuide, kFold, kExp, kTanh, kSoftcap, kLoadPartial, kStorePartial,
+  kAddFloor, kLoad16, kStore16, kCount
 };
+// clang-format on
 
 // What a primitive gave; what it does not give stays 0.
 struct PrimitiveResult {
@@ -42,6 +23,7 @@ struct PrimitiveResult {
 
 // `a`, `b`, `c` are 16 lanes; a primitive reads as many of them as it has operands. kLoad16 reads
 // the high halves of `a` as bf16 and as fp16; the partial ones use `count` < 16.
+// kGuide's beta and kSoftcap's cap stand in lane `count` of `c` (a third of it) and of `b`.
 #define W2S_DECLARE(isa)                                                                         \
   namespace isa {                                                                                \
   void primitive(Primitive which, const float* a, const float* b, const float* c, int64_t count, \

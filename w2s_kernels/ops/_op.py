@@ -42,8 +42,12 @@ def define(
         needs: names of the compiled `w2s_cpu` ops that `cpu` calls.
         setup_context: `(ctx, inputs, output)`, saves what `backward` reads.
         backward: `(ops, ctx, *grads)` where `ops` is the backend's `torch.ops` namespace.
+
+    Raises:
+        BackendError: W2S_KERNELS_ISA names an instruction set that does not run here.
     """
     _library.load()
+    _library.require_isa()
     implementations: dict[str, Callable[..., Any] | None] = {"reference": reference}
     missing = [n for n in needs or (name,) if not _library.has_kernel("w2s_cpu", n, "CPU")]
     if not missing:
