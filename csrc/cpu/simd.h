@@ -73,6 +73,23 @@ static inline f32x16 exp_nonpositive(f32x16 x) {
   return scale_unless_less(x, set1(-87.0f), p, shifted);
 }
 
+// exp(x) as exp_nonpositive, for terms of a sum: relative error below 5e-7 (mostly a third of it)
+// at five operations less. 2^f with f = x log2(e) - n in one fused step, a degree-5 minimax
+// polynomial with p(0) = 1. What x <= -87 or -inf does on the way is masked at the end.
+static inline f32x16 exp_term(f32x16 x) {
+  constexpr float kShift = 12582912.0f, kLog2E = 1.44269504088896341f;
+  const f32x16 shifted = fma(x, set1(kLog2E), set1(kShift));
+  const f32x16 minus_n = sub(set1(kShift), shifted);
+  const f32x16 f = fma(x, set1(kLog2E), minus_n);
+  f32x16 p = set1(1.327463337839808e-3f);
+  p = fma(p, f, set1(9.671961679428236e-3f));
+  p = fma(p, f, set1(5.550678368690992e-2f));
+  p = fma(p, f, set1(2.402223532236319e-1f));
+  p = fma(p, f, set1(6.931470615602788e-1f));
+  p = fma(p, f, set1(1.0f));
+  return scale_unless_less(x, set1(-87.0f), p, shifted);
+}
+
 // tanh(x) = sign(x) (1 - e) / (1 + e), e = exp(-2|x|): absolute error of a few 2^-24.
 static inline f32x16 tanh_(f32x16 x) {
   const f32x16 e = exp_nonpositive(mul(abs(x), set1(-2.0f)));
