@@ -1,7 +1,7 @@
 # Every target does its own set-up into .venv; only `gpu` uses the system's Python and installs nothing.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-full test-transformers test-neon lint format bench quality gpu pair lock clean
+.PHONY: help demo test test-fast test-full test-transformers test-neon lint format bench performance quality gpu pair lock clean
 
 PYTHON ?= python3
 VERSION ?= 5.17.0
@@ -69,6 +69,9 @@ format: $(DEPS)  ## Rewrite the sources as `lint` wants them
 bench: $(INSTALLED)  ## The benchmarks of every op (pytest-benchmark; ONLY=bench/bench_logprob.py for one)
 	$(RUN)/pytest -o python_files='bench_*.py' -o timeout=0 --benchmark-only \
 	  --benchmark-columns=min,median,iqr,rounds --benchmark-sort=name $(or $(ONLY),bench)
+
+performance: $(INSTALLED)  ## Write docs/performance.md from the result files in bench/results
+	$(RUN)/python -m w2s_kernels.bench.page bench/results -o docs/performance.md
 
 quality: $(INSTALLED)  ## Run the paper's sentiment experiment (about an hour on two cores; goes on after an interruption)
 	$(RUN)/w2s reproduce sentiment

@@ -1,0 +1,267 @@
+"""Result files as they were written by `python -m w2s_kernels.bench OP --json` and by
+`bench/end_to_end/public_way.py --json`, read back and checked. Imports without torch."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# The options that say an op's size, in the order of the command line.
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "logprob": ("rows", "vocab", "dtype"),
+    "logprob_stats": ("rows", "vocab", "dtype"),
+    "logprob_diff": ("rows", "vocab", "dtype"),
+    "linear_logprob": ("rows", "vocab", "dim", "dtype"),
+    "linear_logprob_diff": ("rows", "vocab", "dim", "dtype"),
+    "guided_logits": ("rows", "vocab", "dtype"),
+    "guided_sample": ("rows", "vocab", "dtype", "k"),
+    "guided_topk": ("rows", "vocab", "dtype", "k"),
+    "segment_score_": ("rows",),
+    "select_beams": ("rows",),
+    "gather_beams_": ("dtype", "k"),
+}
+_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+
+class BadFile(Exception):
+    """A file that cannot be shown; the message is one sentence that names it."""
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Machine, versions and commit of a file."""
+
+    cpu: str
+    cores: int
+    cuda: tuple[str, ...]
+    isa: str
+    threads: int
+    torch: str
+    commit: str
+    date: str
+
+    def line(self, device: str) -> str:
+        """One line, for a result on `device`."""
+        count = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        machine = f"{self.cpu}, {self.isa}, {count} of {self.cores} cores"
+        if device.startswith("cuda"):
+            machine = f"{', '.join(self.cuda)}; host {machine}"
+        return f"{machine}; torch {self.torch}; commit {self.commit}; {self.date}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A provider's seconds and errors."""
+
+    provider: str
+    cold: tuple[float, float, float]  # lower quartile, median, upper quartile
+    hot: float
+    ratio: float | None  # error over the op's allowance
+    right: bool
+
+
+@dataclass(frozen=True)
+class Sized:
+    """One op at one size. size: option → value. read, exp: bytes and exponentials a second of the
+    machine. providers: all that were asked; rows: those that ran; absent: why the others did not.
+    """
+
+    op: str
+    device: str
+    size: Mapping[str, int | str]
+    least_bytes: float
+    exps: float
+    read: float
+    exp: float
+    floor: float
+    providers: tuple[str, ...]
+    rows: tuple[Row, ...]
+    absent: Mapping[str, str]
+
+    def seconds(self, *providers: str) -> float | None:
+        """The least median (cold) among the providers that were measured."""
+        found = [row.cold[1] for row in self.rows if row.provider in providers]
+        return min(found, default=None)
+
+    @property
+    def dtype(self) -> str:
+        """fp32, bf16 or fp16; empty for an op that has no choice of it."""
+        return str(self.size.get("dtype", ""))
+
+    def __str__(self) -> str:
+        letters = {"rows": "N", "vocab": "V", "dim": "D", "k": "k"}
+        parts = [f"{letters[n]}={v}" for n, v in self.size.items() if n in letters]
+        return " ".join([*parts, self.dtype]).strip()
+
+
+@dataclass(frozen=True)
+class OpFile:
+    """What `python -m w2s_kernels.bench OP --json` wrote."""
+
+    name: str
+    stamp: Stamp
+    results: tuple[Sized, ...]
+
+    @property
+    def op(self) -> str:
+        """The one op of the file."""
+        return self.results[0].op
+
+
+@dataclass(frozen=True)
+class SearchRun:
+    """One number of prompts, ours and public: seconds of each run, median seconds by part, peak."""
+
+    prompts: int
+    seconds: Mapping[str, tuple[float, ...]]
+    parts: Mapping[str, Mapping[str, float]]
+    outside: float  # share of our time outside the forwards
+    peak: Mapping[str, float] | None  # bytes above the weights
+
+
+@dataclass(frozen=True)
+class SearchFile:
+    """What `bench/end_to_end/public_way.py --json` wrote."""
+
+    name: str
+    stamp: Stamp
+    models: str
+    dtype: str
+    device: str
+    threads: int
+    prompt_tokens: int
+    new_tokens: int
+    runs: tuple[SearchRun, ...]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts of a search, in the file's order."""
+        return tuple(self.runs[0].parts["ours"]) if self.runs else ()
+
+
+def read_all(given: Iterable[Path]) -> list[OpFile | SearchFile]:
+    """All files, and all `*.json` of folders, sorted by name; `BadFile` for the first bad one."""
+    found: dict[str, Path] = {}
+    for path in given:
+        inside = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+        if not inside:
+            raise BadFile(f"{path} holds no .json file; write some with --json")
+        for file in inside:
+            name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+            if found.setdefault(name, file).resolve() != file.resolve():
+                raise BadFile(f"{found[name]} and {file} have the same name; rename one of them")
+    return [read(path, name) for name, path in sorted(found.items())]
+
+
+def read(path: Path, name: str) -> OpFile | SearchFile:
+    """One file, to be called `name` on the page; `BadFile` when it is not a result file."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if "runs" in data:
+            return _search_file(name, data)
+        return _op_file(name, data)
+    except OSError as error:
+        raise BadFile(f"{path} cannot be read: {error.strerror}") from error
+    except KeyError as error:
+        why = f"it has no {error}"
+    except (TypeError, ValueError, AttributeError) as error:
+        why = str(error)
+    raise BadFile(
+        f"{path} is not a result file of python -m w2s_kernels.bench OP --json or of "
+        f"bench/end_to_end/public_way.py --json: {why}"
+    )
+
+
+def _number(value: Any, name: str, *, zero: bool = False) -> float:
+    right = isinstance(value, int | float) and not isinstance(value, bool)
+    if not right or not (0 <= value < math.inf) or (value == 0 and not zero):
+        raise ValueError(f"{name} is {value!r}, not a number {'>=' if zero else '>'} 0")
+    return float(value)
+
+
+def _stamp(data: Any) -> Stamp:
+    devices = tuple(str(device["name"]) for device in data["cuda"])
+    return Stamp(
+        cpu=str(data["cpu"]["model"]),
+        cores=int(_number(data["cpu"]["cores"], "cores")),
+        cuda=devices,
+        isa=str(data["isa"]),
+        threads=int(_number(data["threads"], "threads")),
+        torch=str(data["versions"]["torch"]),
+        commit=str(data["commit"] or "unknown"),
+        date=str(data["date"]).split()[0],
+    )
+
+
+def _op_file(name: str, data: Any) -> OpFile:
+    results = tuple(_sized(result) for result in data["results"])
+    if len({(result.op, result.device) for result in results}) != 1:
+        raise ValueError("it does not hold results of just one op on one device")
+    return OpFile(name, _stamp(data["stamp"]), results)
+
+
+def _sized(data: Any) -> Sized:
+    if data["op"] not in OPTIONS:
+        raise ValueError(f"{data['op']!r} is not an op of the bench")
+    size = {option: data["size"][option] for option in OPTIONS[data["op"]]}
+    for option, value in size.items():
+        if option == "dtype":
+            size[option] = _DTYPES[value]
+        else:
+            size[option] = int(_number(value, option))
+    return Sized(
+        op=data["op"],
+        device=str(data["size"]["device"]),
+        size=size,
+        least_bytes=_number(data["least_bytes"], "least_bytes", zero=True),
+        exps=_number(data["exps"], "exps", zero=True),
+        read=_number(data["read"], "read"),
+        exp=_number(data["exp"], "exp"),
+        floor=_number(data["floor"], "floor"),
+        providers=tuple(str(row["provider"]) for row in data["rows"]),
+        rows=tuple(_row(row) for row in data["rows"] if row["absent"] is None),
+        absent={r["provider"]: str(r["absent"]) for r in data["rows"] if r["absent"] is not None},
+    )
+
+
+def _row(data: Any) -> Row:
+    cold, ratio = data["cold"], data["ratio"]
+    return Row(
+        provider=str(data["provider"]),
+        cold=(
+            _number(cold["lower"], "lower"),
+            _number(cold["median"], "median"),
+            _number(cold["upper"], "upper"),
+        ),
+        hot=_number(data["hot"]["median"], "median"),
+        ratio=None if ratio is None else float(ratio),
+        right=bool(data["right"]),
+    )
+
+
+def _search_file(name: str, data: Any) -> SearchFile:
+    return SearchFile(
+        name=name,
+        stamp=_stamp(data["stamp"]),
+        models=str(data["models"]),
+        dtype=str(data["dtype"]),
+        device=str(data["device"]),
+        threads=int(_number(data["threads"], "threads")),
+        prompt_tokens=int(_number(data["prompt_tokens"], "prompt_tokens")),
+        new_tokens=int(_number(data["new_tokens"], "new_tokens")),
+        runs=tuple(_search_run(run) for run in data["runs"]),
+    )
+
+
+def _search_run(data: Any) -> SearchRun:
+    who = ("public", "ours")
+    peak = data.get("peak_bytes")
+    return SearchRun(
+        prompts=int(_number(data["prompts"], "prompts")),
+        seconds={w: tuple(_number(s, "seconds") for s in data["seconds"][w]) for w in who},
+        parts={w: {p: _number(s, p, zero=True) for p, s in data["parts"][w].items()} for w in who},
+        outside=_number(data["outside_share"], "outside_share", zero=True),
+        peak=peak and {w: _number(peak[w], "peak_bytes") for w in who},
+    )
