@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from w2s.cli import durable
+from w2s import durable
 from w2s.cli.errors import Stopped
 from w2s.cli.results_file import ResultsFile
 

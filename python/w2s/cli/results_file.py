@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import TextIO
 
 from w2s.cli import resume as earlier
-from w2s.cli.durable import replace_file, sync_folder, write_all
 from w2s.cli.errors import BadInput, Stopped
+from w2s.durable import replace_file, sync_folder, write_all
 
 Fields = Mapping[str, object]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from w2s.cli.errors import BadInput
-from w2s.cli.fingerprint import UNKNOWN
+from w2s.fingerprint import UNKNOWN
 
 # Label -> value as JSON holds it.
 Settings = Mapping[str, Any]

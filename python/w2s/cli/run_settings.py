@@ -8,8 +8,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from w2s.cli.fingerprint import UNKNOWN, identity
 from w2s.cli.plans import option
+from w2s.fingerprint import UNKNOWN, identity
 
 if TYPE_CHECKING:
     from w2s.cli.models import Models

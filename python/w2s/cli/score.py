@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from w2s.cli.errors import BadInput, Interrupted, one_sentence
-from w2s.cli.fingerprint import identity
 from w2s.cli.results_file import ResultsFile
 from w2s.cli.rows import Format, Row, read_rows
 from w2s.cli.run_settings import input_digest
 from w2s.errors import W2SError
+from w2s.fingerprint import identity
 
 if TYPE_CHECKING:
     from w2s.models import Model

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from w2s.cli.durable import sync_folder
 from w2s.cli.errors import BadInput, Stopped
 from w2s.cli.resume import whole_lines
+from w2s.durable import sync_folder
 
 
 class TraceLines:

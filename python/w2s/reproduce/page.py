@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from w2s.cli.durable import replace_file
+from w2s.durable import replace_file
 from w2s.reproduce.bootstrap import RESAMPLES
 from w2s.reproduce.pace import duration
 from w2s.reproduce.plots import plot_candidates, plot_tokens

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from w2s.cli.durable import replace_file
 from w2s.cli.errors import BadInput
+from w2s.durable import replace_file
 from w2s.reproduce import stamp
 from w2s.reproduce.draws import draw
 from w2s.reproduce.experiment import OPENING_TOKENS, Batch, Experiment, full, quick

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from w2s.cli.fingerprint import identity
+from w2s.fingerprint import identity
 
 if TYPE_CHECKING:
     from w2s.cli.models import Models

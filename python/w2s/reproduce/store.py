@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from w2s.cli.durable import replace_file, sync_folder, write_all
 from w2s.cli.errors import BadInput, Stopped
+from w2s.durable import replace_file, sync_folder, write_all
 
 Record = dict[str, Any]
 Key = tuple[str, int, int]  # run, seed, first opening
