@@ -74,7 +74,7 @@ static inline f32x16 exp_nonpositive(f32x16 x) {
 }
 
 // exp(x) as exp_nonpositive, for terms of a sum: relative error below 5e-7 (mostly a third of it)
-// at five operations less. 2^f with f = x log2(e) - n in one fused step, a degree-5 minimax
+// at four operations less. 2^f with f = x log2(e) - n in one fused step, a degree-5 minimax
 // polynomial with p(0) = 1. What x <= -87 or -inf does on the way is masked at the end.
 static inline f32x16 exp_term(f32x16 x) {
   constexpr float kShift = 12582912.0f, kLog2E = 1.44269504088896341f;

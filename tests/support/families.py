@@ -4,20 +4,8 @@ from typing import Any
 
 import transformers
 
-from support.tiny import EOS, VOCAB, gpt2_config, llama_config
+from support.tiny import EOS, SHAPE, VOCAB, gpt2_config, llama_config
 
-SHAPE = {
-    "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "bos_token_id": 1,
-    "eos_token_id": EOS,
-    "pad_token_id": 0,
-}
 ALL_HEADS = {**SHAPE, "num_key_value_heads": 4}
 PLAIN = {k: v for k, v in SHAPE.items() if k not in ("num_key_value_heads", "intermediate_size")}
 GPT = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}

@@ -16,6 +16,19 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 VOCAB = 64
 EOS = 3
+# Of most families, by the names that they share.
+SHAPE: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": EOS,
+    "pad_token_id": 0,
+}
 
 
 def tiny_model(config: Any, seed: int) -> Any:
@@ -29,19 +42,7 @@ def tiny_model(config: Any, seed: int) -> Any:
 
 
 def llama_config(**settings: Any) -> LlamaConfig:
-    defaults: dict[str, Any] = {
-        "vocab_size": VOCAB,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 128,
-        "bos_token_id": 1,
-        "eos_token_id": EOS,
-        "pad_token_id": 0,
-    }
-    return LlamaConfig(**{**defaults, **settings})
+    return LlamaConfig(**{**SHAPE, **settings})
 
 
 def gpt2_config(**settings: Any) -> GPT2Config:

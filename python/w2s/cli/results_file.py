@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import stat
 import sys
@@ -16,6 +15,7 @@ from typing import TextIO
 
 from w2s.cli import resume as earlier
 from w2s.cli.errors import BadInput, Stopped
+from w2s.cli.json_line import json_line
 from w2s.durable import replace_file, sync_folder, write_all
 
 Fields = Mapping[str, object]
@@ -150,7 +150,7 @@ class ResultsFile:
         Raises:
             Stopped: it has not (it is full); the rows it has got whole are kept.
         """
-        lines = [_line(row) for row in rows]
+        lines = [json_line(row) for row in rows]
         with self._stops():
             if self._stream is None:
                 write_all(self._file, "".join(line + "\n" for line in lines).encode())
@@ -256,15 +256,6 @@ class ResultsFile:
             self.partial.unlink(missing_ok=True)
             self._record.unlink(missing_ok=True)
         self._close()
-
-
-def _line(row: Fields) -> str:
-    text = json.dumps(row, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair came in as an escape, and goes out as one
-        text = json.dumps(row)
-    return text
 
 
 def _framed(line: str, number: int) -> str:

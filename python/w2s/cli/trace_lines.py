@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from w2s.cli.errors import BadInput, Stopped
+from w2s.cli.json_line import json_line
 from w2s.cli.resume import whole_lines
 from w2s.durable import sync_folder
 
@@ -81,7 +82,7 @@ class TraceLines:
             Stopped: the disk is full, or whatever else keeps them from being written.
         """
         begin = [self._header] if self._empty else []
-        text = "".join(_line(line) for line in (*begin, *lines))
+        text = "".join(json_line(line) + "\n" for line in (*begin, *lines))
         with self._stops():
             rest = memoryview(text.encode())
             while rest:
@@ -128,16 +129,6 @@ class TraceLines:
         if self._partial is not None and self._empty:
             self._partial.unlink(missing_ok=True)
         self._close()
-
-
-def _line(row: Mapping[str, object]) -> str:
-    text = json.dumps(row, ensure_ascii=False)
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:  # half of a surrogate pair, which a prompt's escape may hold
-            text = json.dumps(row)
-    return text + "\n"
 
 
 def _search_of(header: str | bytes) -> object:
