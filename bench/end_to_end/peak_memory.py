@@ -17,17 +17,27 @@ def peak_above(work: Callable[[], object], device: torch.device) -> int:
 
     Raises `OSError` where the kernel does not let a process reset its high-water mark.
     """
+    before = start(device)
+    work()
+    return highest(device) - before
+
+
+def start(device: torch.device) -> int:
+    """Resets the high-water mark and returns the bytes in use now."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+        return torch.cuda.memory_allocated()
     Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
-    work()
-    return _status("VmHWM") - before
+    return _status("VmRSS")
+
+
+def highest(device: torch.device) -> int:
+    """Bytes in use at the worst moment since `start`."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated()
+    return _status("VmHWM")
 
 
 def _status(field: str) -> int:

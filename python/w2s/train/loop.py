@@ -134,6 +134,7 @@ def optimise(
     optimiser = torch.optim.AdamW(
         parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
     )
+    optimiser.zero_grad(set_to_none=True)
     losses: list[float] = []
     tokens, begin = 0, time.perf_counter()
     for number in range(steps):
@@ -147,10 +148,10 @@ def optimise(
                 f"The loss is {losses[-1]} at step {number + 1}; nothing was written. "
                 f"Lower lr={config.lr} or lengthen warmup={config.warmup}."
             )
-        optimiser.zero_grad(set_to_none=True)
         step.loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, config.clip)
         optimiser.step()
+        optimiser.zero_grad(set_to_none=True)  # now, so that the next forward has their memory
         tokens += step.tokens
         if on_step is not None:
             speed = tokens / (time.perf_counter() - begin)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from w2s.train.candidates import CandidateSet, target_counts
+from w2s.models import Model
+from w2s.train.candidates import CandidateSet, Drawn, target_counts
 from w2s.train.loop import (
     Step,
     StepReport,
@@ -88,17 +89,23 @@ def train_sft(
         def next_step() -> Step:
             rows = next(batches)
             batch, wanted = ids[rows].to(policy.device), target[rows].to(policy.device)
-            counted = wanted != IGNORE
-            count = int(counted.sum())
-            drawn = drawer.draw(wanted[counted]) if drawer else None
-            logprob = target_logprob(policy, batch, wanted, drawn)  # [B, T]
-            return Step(-logprob.sum() / max(count, 1), batch.numel())
+            drawn = drawer.draw(wanted[wanted != IGNORE]) if drawer else None
+            return Step(sft_loss(policy, batch, wanted, drawn), batch.numel())
 
         steps = config.total_steps(len(ids))
         losses, tokens, seconds = optimise(policy.module, next_step, steps, config, on_step)
         record = {"kind": "sft", "steps": steps, "tokens": tokens, "seconds": round(seconds, 1)}
         save(policy.module, policy.tokenizer if save_tokenizer else None, folder, config, record)
     return TrainResult(Path(out), steps, tokens, seconds, losses)
+
+
+def sft_loss(policy: Model, ids: Tensor, target: Tensor, drawn: Drawn | None = None) -> Tensor:
+    """Mean negative log-prob of the counted targets, in nats: ids, target [B, T] → a scalar.
+
+    0 for a batch without a counted target.
+    """
+    count = (target != IGNORE).sum().clamp(min=1)
+    return -target_logprob(policy, ids, target, drawn).sum() / count
 
 
 def _windows(
