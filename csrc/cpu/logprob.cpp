@@ -1,6 +1,7 @@
 // The exp-sum of a leaf and its gradient: logprob, logprob_stats, logprob_diff and the linear ops
-// all come down to these. Two passes over a leaf (maximum, then exp-sum) rather than an online
-// rescale: the second pass reads L1, and each element costs exactly one exp.
+// all come down to these. A leaf is read block by block about the maximum so far; while a block's
+// exponentials are taken, the next block's maximum is: memory and arithmetic are both busy all the
+// time, the second look at a column finds it in the first cache, and each costs one exp.
 #include "../common/online_softmax.h"
 #include "simd.h"
 
@@ -9,19 +10,43 @@ namespace W2S_ISA {
 
 namespace {
 
-// The exp-sum runs over blocks of columns: a lane first adds kBlockColumns / kLanes terms of its
-// block, then the block to the leaf. A single chain of 64 fp32 additions misses the tolerance where
-// one term is large and all others are equal (a one-hot row), as their roundings share a sign.
-constexpr int64_t kBlockColumns = 512;
+// Columns are taken 64 at a time, one for each virtual lane, and the exp-sum runs over blocks of 8
+// such groups: a lane first adds the terms of its block, then the block to the leaf. A single chain
+// of 64 fp32 additions misses the tolerance where one term is large and all others are equal (a
+// one-hot row), as their roundings share a sign.
+constexpr int64_t kBlockGroups = 8;
 
-// Asks for 64 columns of the next leaf. Pass 1 waits for memory and pass 2 computes without
-// touching it: taking turns, a leaf would cost the sum of both. An address behind the last row is
-// ignored.
+// The columns of a leaf as whole groups: what the last one lacks is -inf.
 template <class T>
-inline void prefetch_leaf(const T* p) {
-  const char* line = reinterpret_cast<const char*>(p);
-  for (size_t at = 0; at < 64 * sizeof(T); at += 64) __builtin_prefetch(line + at);
-}
+class Groups {
+ public:
+  Groups(const T* z, int64_t n) : z_(z), whole_(n / kLanes), count_((n + kLanes - 1) / kLanes) {
+    if (whole_ == count_) return;
+    for (int k = 0; k < kLanes; k += 16) store(last_ + k, set1(-__builtin_inff()));
+    std::memcpy(last_, z + whole_ * kLanes, static_cast<size_t>(n - whole_ * kLanes) * sizeof(T));
+  }
+  int64_t count() const { return count_; }
+  const T* at(int64_t group) const { return group < whole_ ? z_ + group * kLanes : last_; }
+
+ private:
+  const T* z_;
+  int64_t whole_, count_;
+  alignas(64) T last_[kLanes];
+};
+
+// The maximum of the raw logits so far (softcap is monotonic) and whether one is NaN.
+struct Scan {
+  f32x16 maximum = set1(-__builtin_inff());
+  NanFlag nan = no_nan();
+
+  template <class T>
+  void add_group(const T* z) {
+    const f32x16 a = load(z), b = load(z + 16), c = load(z + 32), d = load(z + 48);
+    note_nan(&nan, a, b);
+    note_nan(&nan, c, d);
+    maximum = max(max(max(a, b), max(c, d)), maximum);
+  }
+};
 
 // 64 virtual lanes of Σ e and Σ e x.
 template <bool kEntropy>
@@ -37,88 +62,80 @@ struct Sums {
     // exp(-inf) * -inf is 0 here: a masked column has no entropy term.
     if (kEntropy) u[k] = fma(e, max(x, set1(-88.0f)), u[k]);
   }
-  void add_block(const Sums& block) {
+  // Moves the sums to a maximum that is higher by -x / T and adds a block about it.
+  void move_and_add(f32x16 x, const Sums& block) {
+    const f32x16 scale = exp_term(x), d = max(x, set1(-88.0f));
     for (int k = 0; k < 4; ++k) {
-      s[k] = add(s[k], block.s[k]);
-      if (kEntropy) u[k] = add(u[k], block.u[k]);
+      if (kEntropy) u[k] = fma(scale, fma(d, s[k], u[k]), block.u[k]);
+      s[k] = fma(scale, s[k], block.s[k]);
     }
   }
 };
 
+// Eight chains, then a halving tree: one chain of 64 additions would be a tenth of a leaf's time.
 double fold_lanes(const f32x16* lanes_of) {
   alignas(64) float lanes[kLanes];
-  double sum = 0.0;
   for (int k = 0; k < 4; ++k) store(lanes + 16 * k, lanes_of[k]);
-  for (int k = 0; k < kLanes; ++k) sum += static_cast<double>(lanes[k]);
-  return sum;
+  double sum[8];
+  for (int i = 0; i < 8; ++i) sum[i] = static_cast<double>(lanes[i]);
+  for (int k = 8; k < kLanes; k += 8) {
+    for (int i = 0; i < 8; ++i) sum[i] += static_cast<double>(lanes[k + i]);
+  }
+  for (int half = 4; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) sum[i] += sum[i + half];
+  }
+  return sum[0];
 }
 
-// Pass 2 over a leaf whose (soft-capped) maximum is m. kDivide: T is not 1 (the bits are the same).
+// kDivide: T is not 1 (the bits are the same).
 template <bool kSoftcap, bool kEntropy, bool kDivide, class T>
-LeafStats exp_sums(const T* z, int64_t n, float m, float inv_temperature, float softcap) {
-  const f32x16 vm = set1(m), vt = set1(inv_temperature);
-  auto scaled = [&](f32x16 raw) {
-    const f32x16 x = sub(kSoftcap ? apply_softcap(raw, softcap) : raw, vm);
-    return kDivide ? mul(x, vt) : x;
-  };
+LeafStats stats(const T* z, int64_t n, float inv_temperature, float softcap) {
+  constexpr float kInf = __builtin_inff();
+  const f32x16 vt = set1(inv_temperature);
+  const auto capped = [&](f32x16 raw) { return kSoftcap ? apply_softcap(raw, softcap) : raw; };
+  const auto scaled = [&](f32x16 x) { return kDivide ? mul(x, vt) : x; };
+  const Groups<T> groups(z, n);
+  const int64_t count = groups.count();
+  Scan scan;
+  for (int64_t g = 0; g < kBlockGroups && g < count; ++g) scan.add_group(groups.at(g));
+
   Sums<kEntropy> leaf, block;
   leaf.clear();
-  for (int64_t first = 0; first < n; first += kBlockColumns) {
-    const int64_t end = first + kBlockColumns < n ? first + kBlockColumns : n;
+  f32x16 m = set1(-__FLT_MAX__);  // finite, so that nothing takes -inf from -inf
+  for (int64_t first = 0; first < count; first += kBlockGroups) {
+    const f32x16 before = m;
+    m = max(capped(set1(reduce_max(scan.maximum))), before);
+    const int64_t end = first + kBlockGroups < count ? first + kBlockGroups : count;
     block.clear();
-    int64_t i = first;
-    for (; i + 64 <= end; i += 64) {
-      prefetch_leaf(z + i + kLeafColumns);
-      for (int k = 0; k < 4; ++k) block.add_term(k, scaled(load(z + i + 16 * k)));
+    for (int64_t g = first; g < end; ++g) {
+      if (g + kBlockGroups < count) scan.add_group(groups.at(g + kBlockGroups));
+      const T* group = groups.at(g);
+      for (int k = 0; k < 4; ++k) {
+        block.add_term(k, scaled(sub(capped(load(group + 16 * k)), m)));
+      }
     }
-    for (int k = 0; i < end; i += 16, ++k) {
-      block.add_term(k, scaled(i + 16 <= end ? load(z + i) : load_partial(z + i, end - i)));
-    }
-    leaf.add_block(block);
+    leaf.move_and_add(scaled(sub(before, m)), block);
   }
-  return {m, fold_lanes(leaf.s), kEntropy ? fold_lanes(leaf.u) : 0.0};
+
+  const float highest = reduce_max(scan.maximum);
+  if (any(scan.nan) || highest == kInf) {
+    return {__builtin_nanf(""), __builtin_nan(""), __builtin_nan("")};
+  }
+  if (highest == -kInf) return {-kInf, 0.0, 0.0};
+  return {reduce_max(m), fold_lanes(leaf.s), kEntropy ? fold_lanes(leaf.u) : 0.0};
 }
 
 template <class T>
 LeafStats stats(const T* z, int64_t n, float inv_temperature, float softcap, bool entropy) {
-  constexpr float kInf = __builtin_inff();
-  // Pass 1: the maximum of the raw logits (softcap is monotonic) and whether one is NaN.
-  f32x16 maximum[4] = {set1(-kInf), set1(-kInf), set1(-kInf), set1(-kInf)};
-  NanFlag nan = no_nan();
-  int64_t i = 0;
-  for (; i + 64 <= n; i += 64) {
-    for (int k = 0; k < 4; k += 2) {
-      const f32x16 a = load(z + i + 16 * k), b = load(z + i + 16 * k + 16);
-      note_nan(&nan, a, b);
-      maximum[k] = max(maximum[k], a);
-      maximum[k + 1] = max(maximum[k + 1], b);
-    }
-  }
-  for (; i < n; i += 16) {
-    const f32x16 v = i + 16 <= n ? load(z + i) : load_partial(z + i, n - i);
-    note_nan(&nan, v, v);
-    maximum[0] = max(maximum[0], v);
-  }
-  alignas(64) float lanes[64];
-  store(lanes, max(max(maximum[0], maximum[1]), max(maximum[2], maximum[3])));
-  float m = lanes[0];
-  for (int k = 1; k < 16; ++k) m = lanes[k] > m ? lanes[k] : m;
-  if (any(nan) || m == kInf) return {__builtin_nanf(""), __builtin_nan(""), __builtin_nan("")};
-  if (m == -kInf) return {-kInf, 0.0, 0.0};
   if (softcap > 0.0f) {
-    store(lanes, apply_softcap(set1(m), softcap));
-    m = lanes[0];
-  }
-
-  if (softcap > 0.0f) {
-    return entropy ? exp_sums<true, true, true>(z, n, m, inv_temperature, softcap)
-                   : exp_sums<true, false, true>(z, n, m, inv_temperature, softcap);
+    return entropy ? stats<true, true, true>(z, n, inv_temperature, softcap)
+                   : stats<true, false, true>(z, n, inv_temperature, softcap);
   }
   if (!entropy && inv_temperature == 1.0f) {
-    return exp_sums<false, false, false>(z, n, m, inv_temperature, softcap);
+    return stats<false, false, false>(z, n, inv_temperature, softcap);
   }
-  return entropy ? exp_sums<false, true, true>(z, n, m, inv_temperature, softcap)
-                 : exp_sums<false, false, true>(z, n, m, inv_temperature, softcap);
+  return entropy ? stats<false, true, true>(z, n, inv_temperature, softcap)
+                 : stats<false, false, true>(z, n, inv_temperature, softcap);
 }
 
 struct Slope {

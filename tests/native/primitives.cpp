@@ -78,6 +78,9 @@ void primitive(Primitive which, const float* pa, const float* pb, const float* p
       return store(lanes, guide(a, b, c, static_cast<double>(pc[count]) / 3.0));
     case Primitive::kFold:
       return folds(a, b, c, lanes);
+    case Primitive::kReduceMax:
+      lanes[0] = reduce_max(a);
+      return;
     case Primitive::kExp:
       return store(lanes, exp_nonpositive(a));
     case Primitive::kTanh:

@@ -8,7 +8,7 @@ namespace w2s {
 // clang-format off
 enum class Primitive {
   kAdd, kSub, kMul, kDiv, kMax, kFma, kRoundEven, kAbs, kCopySign, kScaleUnlessLess, kZeroWhereLess,
-  kNegInfWhereEqual, kQuestions, kGuide, kFold, kExp, kTanh, kSoftcap, kLoadPartial, kStorePartial,
+  kNegInfWhereEqual, kQuestions, kGuide, kFold, kReduceMax, kExp, kTanh, kSoftcap, kLoadPartial, kStorePartial,
   kAddFloor, kLoad16, kStore16, kCount
 };
 // clang-format on
