@@ -7,7 +7,7 @@ differs.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,16 @@ from transformers.cache_utils import Cache
 from w2s_kernels import gather_beams_
 
 _FIRST_BUCKET = 256
+
+
+class Twins(NamedTuple):
+    """Groups of physical rows that hold the same up to now, each with the row that stands for it.
+
+    first [G]: the row whose slots a group's one reader sees. group [R]: each physical row's group.
+    """
+
+    first: Tensor
+    group: Tensor
 
 
 class RowMap:
@@ -64,6 +74,10 @@ class RowMap:
         self.logical.scatter_(0, self.physical, self._every)
         start = start.flatten().gather(0, self.logical)
         return source.flatten(), start, stop.flatten().gather(0, self.logical)
+
+    def twins(self, size: int) -> Twins:
+        """The groups that runs of `size` search rows make: the children of one row, as they begin."""
+        return Twins(self.physical[::size], self.logical // size)
 
     def _occupant(self, parent: Tensor, share: Tensor) -> Tensor:
         """[P, C]: the old search row in whose place each new row shall lie; `parent` is no move.
@@ -138,6 +152,8 @@ class KVCache(Cache):  # type: ignore[misc]
             self._lowest = torch.full_like(self._zero, torch.finfo(additive).min)
         # While a prompt is prefilled, the first row of its pool stands for all of them.
         self._filling = slice(None)
+        # While rows that are still alike are read, one of them stands for its group.
+        self._twins: Twins | None = None
         self._position = torch.empty(0, dtype=torch.long, device=device)
 
     # What transformers calls -------------------------------------------------------------------
@@ -145,7 +161,10 @@ class KVCache(Cache):  # type: ignore[misc]
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Writes `[rows, heads, Q, D]` at the positions `advance` set; returns all slots in use."""
+        """Writes `[rows, heads, Q, D]` at the positions `advance` set; returns all slots in use.
+
+        With twins there is one row a group: it is written to all rows of the group.
+        """
         while len(self._keys) <= layer_idx:
             for store, states in ((self._keys, key_states), (self._values, value_states)):
                 store.append(
@@ -153,7 +172,10 @@ class KVCache(Cache):  # type: ignore[misc]
                     states.new_zeros(self.rows, states.shape[1], self.capacity, states.shape[3])
                 )
         keys, values = self._keys[layer_idx][self._filling], self._values[layer_idx][self._filling]
-        position = self._position  # [rows, Q]
+        position, twins = self._position, self._twins  # [rows, Q]
+        if twins is not None:
+            key_states, value_states = (s[twins.group] for s in (key_states, value_states))
+            position = position[twins.group]
         if self._uniform or self._filling.step:  # all rows write the same slots, as in a prefill
             begin = self.slots - position.shape[1]
             keys[:, :, begin : self.slots] = key_states
@@ -162,6 +184,8 @@ class KVCache(Cache):  # type: ignore[misc]
             row = self._every_row[: keys.shape[0], None]  # [rows, 1]
             keys[row, :, position] = key_states.transpose(1, 2)  # [rows, Q, heads, D]
             values[row, :, position] = value_states.transpose(1, 2)
+        if twins is not None:  # [G, heads, slots, D]
+            return keys[:, :, : self.slots][twins.first], values[:, :, : self.slots][twins.first]
         return keys[:, :, : self.slots], values[:, :, : self.slots]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -222,6 +246,10 @@ class KVCache(Cache):  # type: ignore[misc]
         for cache in self.caches:
             pool = cache.unflatten(0, (-1, self.rows_per_prompt))[:, :, :, : self.slots]
             pool[:, 1:] = pool[:, :1]
+
+    def read_as(self, twins: Twins | None) -> None:
+        """From here on, forwards have one row a group of twins; None: one for each row again."""
+        self._twins = twins
 
     def allow(self, limit: int) -> None:
         """Raises the most slots that a row may need."""

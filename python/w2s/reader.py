@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from w2s.kv import KVCache
+from w2s.kv import KVCache, Twins
 from w2s.models import Model
 
 
@@ -46,15 +46,21 @@ class Reader:
         self.last = torch.tensor([ids[-1] for ids in encoded], device=device)
         return hidden
 
-    def read(self, ids: Tensor) -> Tensor:
+    def read(self, ids: Tensor, twins: Twins | None = None) -> Tensor:
         """Hidden states [R, Q, D] of the next Q tokens [R, Q]; rows in the cache's order.
 
         All rows read Q tokens. A row that has ended reads padding: its slots are never looked at.
+        twins: groups of rows that hold the same and read the same. ids and the result then have one
+        row a group, [G, Q] and [G, Q, D]; the model works for one row a group, and all rows of the
+        group get what it adds to the cache.
         """
         columns = ids.shape[1]
         self._slots += columns
-        position = self._next[:, None] + self._step[:columns]  # [R, Q]
+        begin = self._next if twins is None else self._next[twins.first]
+        position = begin[:, None] + self._step[:columns]  # [R, Q] or [G, Q]
+        self._cache.read_as(twins)
         hidden = self.model.hidden(ids, position, self._slots, self._cache)
+        self._cache.read_as(None)
         self._next += columns
         return hidden
 

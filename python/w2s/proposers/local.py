@@ -23,8 +23,9 @@ class LocalProposer:
     """Writes with one transformers causal LM (a `Model`, or whatever `load` takes).
 
     Every draw is fixed by (plan.seed, the prompt's index), the row's place in its pool and the
-    token's position in the response; nothing else in the batch touches it. With `plan.beams`
-    nothing is drawn: child k of a hypothesis takes the k-th likeliest token, and as the children's
+    token's position in the response; nothing else in the batch touches it. The first token of a
+    chunk is drawn from one row of logits by all children of a hypothesis: until then they are
+    alike, so the model reads one of them for all (`Twins`). With `plan.beams` nothing is drawn: child k of a hypothesis takes the k-th likeliest token, and as the children's
     caches are one, a hypothesis occupies one cache row instead of K.
     """
 
@@ -69,6 +70,10 @@ class LocalProposer:
         self._seed = torch.tensor(seeds, device=device).repeat_interleave(rows_per_prompt)
         self._candidate = torch.arange(rows_per_prompt, device=device).repeat(pools)
         self._child = self._candidate % self._fan
+        # Cache rows that begin a chunk alike, the children of one hypothesis; 1 where none do.
+        self._alike = self.plan.samples // self._fan
+        self._family = torch.arange(rows, device=device) // self.plan.samples  # [R]
+        self._parted = True  # children have drawn tokens of their own
         self._first = torch.arange(pools, device=device)[:, None] * rows_per_prompt  # [P, 1]
         self._draw = torch.zeros(rows, dtype=torch.long, device=device)  # position in the response
         self._pending = torch.zeros(rows, dtype=torch.long, device=device)
@@ -154,10 +159,17 @@ class LocalProposer:
 
     def _read_pending(self) -> None:
         """Reads the pending tokens into the caches; leaves the next logits, one row a cache row."""
-        ids = self._pending[:: self._fan][self._rows.logical][:, None]  # [cache rows, 1]
+        if self._parted or self._alike == 1:
+            twins = None
+            ids = self._pending[:: self._fan][self._rows.logical][:, None]  # [cache rows, 1]
+            self._logits_row = self._cache_row()
+        else:
+            twins = self._rows.twins(self._alike)
+            ids = self._pending[:: self._alike, None]  # [families, 1]
+            self._logits_row = self._family
         for number, reader in enumerate(self._readers):
-            self._logits[number] = reader.model.logits(reader.read(ids)[:, -1])
-        self._logits_row = self._cache_row()
+            self._logits[number] = reader.model.logits(reader.read(ids, twins)[:, -1])
+        self._parted = True
 
     def _cache_row(self) -> Tensor:
         if self._fan == 1:
@@ -177,3 +189,4 @@ class LocalProposer:
         row = (parent + self._first).flatten()  # [R] old search row of each new one
         for state in (self._pending, self._state, self._finished, self._length):
             state.copy_(state[row])
+        self._parted = False
