@@ -76,7 +76,7 @@ class RowMap:
         return source.flatten(), start, stop.flatten().gather(0, self.logical)
 
     def twins(self, size: int) -> Twins:
-        """The groups that runs of `size` search rows make: the children of one row, as they begin."""
+        """Groups of `size` search rows in a run: the children of one row, before they part."""
         return Twins(self.physical[::size], self.logical // size)
 
     def _occupant(self, parent: Tensor, share: Tensor) -> Tensor:

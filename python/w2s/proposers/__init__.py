@@ -49,4 +49,8 @@ class Proposer(Protocol):
 
         parent [P, C] in [0, C); share [P, C, C]: response tokens that two old rows have in common
         because both were copied from one row.
+
+        After a selection K = plan.samples rows in a run have one parent, and a proposer may count
+        on it. A frozen prompt's rows all stay as they are; what they gain from then on is dropped,
+        so it may be anything.
         """

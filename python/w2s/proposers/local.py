@@ -23,10 +23,11 @@ class LocalProposer:
     """Writes with one transformers causal LM (a `Model`, or whatever `load` takes).
 
     Every draw is fixed by (plan.seed, the prompt's index), the row's place in its pool and the
-    token's position in the response; nothing else in the batch touches it. The first token of a
-    chunk is drawn from one row of logits by all children of a hypothesis: until then they are
-    alike, so the model reads one of them for all (`Twins`). With `plan.beams` nothing is drawn: child k of a hypothesis takes the k-th likeliest token, and as the children's
-    caches are one, a hypothesis occupies one cache row instead of K.
+    token's position in the response; nothing else in the batch touches it. Children of one
+    hypothesis are alike until they draw, so the model reads them as one row (`Twins`) and all draw
+    from its logits. With `plan.beams` nothing is drawn: child k of a hypothesis takes the k-th
+    likeliest token, and as the children's caches are one, a hypothesis occupies one cache row
+    instead of K.
     """
 
     beta = 0.0
