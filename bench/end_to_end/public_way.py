@@ -9,6 +9,9 @@ tokens, after it has paid for sampling its own. Before that one prompt is search
 prescribed. What is kept after each chunk, and texts and scores at the end, must be equal; near-ties
 that rank differently are counted. Runs alternate; the tables show medians.
 
+Both have the same weights. Ours are as `w2s.load` keeps them (on a CPU packed by oneDNN), those of
+the public way as transformers does.
+
 Memory: the high-water mark of the resident set over one search, in a fresh process for each, less
 what was resident when all weights had been read and each model had been run once.
 """
@@ -40,14 +43,16 @@ FORWARDS = PARTS[:3]
 
 
 class Comparison:
-    """The two searches over the same prompts."""
+    """The two searches over the same prompts; `plain` are the models of the public way."""
 
-    def __init__(self, subjects: Subjects, plan: w2s.SearchPlan, prompt_tokens: int) -> None:
+    def __init__(
+        self, subjects: Subjects, plain: Subjects, plan: w2s.SearchPlan, prompt_tokens: int
+    ) -> None:
         self.subjects, self.plan, self.prompt_tokens = subjects, plan, prompt_tokens
         self.device = subjects.large.device
         self.clock = PartClock(self.device)
         self.ours = OurSearch(*subjects.models, plan, self.clock)
-        self.public = PublicSearch(*subjects.models, plan, self.clock)
+        self.public = PublicSearch(*plain.models, plan, self.clock)
 
     def unprescribed(self) -> dict[str, Any]:
         """One prompt, each search with its own draws from its own logits."""
@@ -108,7 +113,8 @@ class Comparison:
             with torch.inference_mode():
                 model.module(input_ids=torch.tensor([prompts[0][:1]], device=self.device))
                 for parameter in model.module.parameters():
-                    parameter.sum()  # touches every page of a mapped file
+                    if not parameter.is_mkldnn:
+                        parameter.sum()  # touches every page of a mapped file
         search: dict[str, Callable[[], object]] = {
             "ours": lambda: self.ours(prompts),
             "public": lambda: self._public(
@@ -206,11 +212,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _arguments(arguments)
     torch.set_num_threads(given.threads)
     plan = w2s.SearchPlan.cbs(4, 4, 5, max_new_tokens=given.new_tokens, top_k=50, clones=True)
-    subjects = BUILDERS[given.models](given.device, getattr(torch, given.dtype))
-    comparison = Comparison(subjects, plan, given.prompt_tokens)
+    build, where = BUILDERS[given.models], (given.device, getattr(torch, given.dtype))
     if given.peak_of:
+        subjects = build(*where, given.peak_of == "public")
+        comparison = Comparison(subjects, subjects, plan, given.prompt_tokens)
         print(comparison.peak(given.peak_of, given.prompts[0]))
         return 0
+    comparison = Comparison(build(*where, False), build(*where, True), plan, given.prompt_tokens)
     report: dict[str, Any] = {
         "stamp": stamp(),
         **{name: getattr(given, name) for name in ("models", "dtype", "device", "threads")},

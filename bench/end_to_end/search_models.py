@@ -2,6 +2,7 @@
 
 embedded: SmolLM2-135M and the embedded sentiment pair. gpt2: GPT-2 medium and a pair of GPT-2 small
 (the paper's sizes), random. 7b: Llama-7B shapes, random, for a GPU. tiny: for a look at the script.
+Each kind is built twice: as `w2s.load` gives models from disk, and `plain`, as transformers does.
 """
 
 from collections.abc import Callable
@@ -30,8 +31,8 @@ class Subjects:
         return self.large, self.tuned, self.untuned
 
 
-def _embedded(device: str, dtype: torch.dtype) -> Subjects:
-    where: dict[str, Any] = {"device": device, "dtype": dtype}
+def _embedded(device: str, dtype: torch.dtype, plain: bool) -> Subjects:
+    where: dict[str, Any] = {"device": device, "dtype": dtype, "packed": not plain}
     large = w2s.load(embedded.large(), **where)
     tuned, untuned = (
         w2s.load(folder, tokenizer=large.tokenizer, **where) for folder in embedded.pair()
@@ -50,15 +51,19 @@ def _embedded(device: str, dtype: torch.dtype) -> Subjects:
     return Subjects(large, tuned, untuned, prompts)
 
 
-def _random(config: Any, seed: int, device: str, dtype: torch.dtype) -> Model:
+def _random(config: Any, seed: int, device: str, dtype: torch.dtype, plain: bool) -> Model:
     torch.manual_seed(seed)
     with torch.device(device):
         module = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    return w2s.load((module.eval(), None))
+    return w2s.load((module.eval(), None), packed=not plain)
 
 
-def _random_subjects(large: Any, small: Any, device: str, dtype: torch.dtype) -> Subjects:
-    models = (_random(c, seed, device, dtype) for seed, c in enumerate((large, small, small)))
+def _random_subjects(
+    large: Any, small: Any, device: str, dtype: torch.dtype, plain: bool
+) -> Subjects:
+    models = (
+        _random(c, seed, device, dtype, plain) for seed, c in enumerate((large, small, small))
+    )
 
     def prompts(count: int, tokens: int) -> list[list[int]]:
         dice = torch.Generator().manual_seed(0)
@@ -81,7 +86,7 @@ def _gpt2(width: int, layers: int, heads: int, vocab: int = 50257, end: int = 50
     )
 
 
-BUILDERS: dict[str, Callable[[str, torch.dtype], Subjects]] = {
+BUILDERS: dict[str, Callable[[str, torch.dtype, bool], Subjects]] = {
     "embedded": _embedded,
     "gpt2": lambda *where: _random_subjects(_gpt2(1024, 24, 16), _gpt2(768, 12, 12), *where),
     "7b": lambda *where: _random_subjects(LlamaConfig(), LlamaConfig(), *where),

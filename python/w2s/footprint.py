@@ -178,4 +178,5 @@ def _measure(module: Any, name: str, device: torch.device, own: Iterable[Tensor]
 
 def _identity(tensor: Tensor) -> int:
     """One number for tensors that share memory; on the meta device tied ones are one object."""
-    return id(tensor) if tensor.is_meta else tensor.untyped_storage().data_ptr()
+    opaque = tensor.is_meta or tensor.is_mkldnn  # without an address
+    return id(tensor) if opaque else tensor.untyped_storage().data_ptr()

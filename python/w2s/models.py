@@ -14,6 +14,7 @@ from w2s.checkpoints import from_pretrained, resolve_dtype
 from w2s.errors import HeadError, ModelError, PromptError
 from w2s.heads import extract_head, head_product, logit_transform
 from w2s.kv import KVCache
+from w2s.packing import pack
 from w2s.probe import probe
 from w2s.prompts import Prompt, PromptStyle
 from w2s_kernels import Head
@@ -168,6 +169,7 @@ def load(
     chat: bool = False,
     tokenizer: Any = None,
     adapter: str | bool | None = None,
+    packed: bool | None = None,
     **kwargs: Any,
 ) -> Model:
     """Loads a causal LM for the decoder.
@@ -182,6 +184,9 @@ def load(
     tokenizer: one to use in place of the source's own, for a folder that brings none.
     adapter: for a model with peft's adapters: None takes it as it is; a name or False gives a
       second model over the same weights, with that adapter alone or with none.
+    packed: whether linear layers on a CPU keep their weights in the processor's own order, which is
+      up to twice as fast (`w2s.packing`). None packs what is loaded here; a model given as an
+      object is packed, in place, only when this is True.
     kwargs: handed on to transformers' `from_pretrained` (`revision`, `device_map`,
       `attn_implementation`, `quantization_config`, `trust_remote_code`, off by default).
 
@@ -200,7 +205,7 @@ def load(
         module, own = source
     elif isinstance(source, str | os.PathLike):
         module, own = from_pretrained(os.fspath(source), device, dtype, tokenizer, kwargs)
-        return _make(_adapted(module, adapter), own, style)
+        return _make(_adapted(module, adapter), own, style, packed is not False)
     elif hasattr(source, "get_output_embeddings"):
         module = source
     else:
@@ -216,7 +221,8 @@ def load(
         module = module.to(device)
     if dtype != "auto":
         module = module.to(resolve_dtype(dtype))
-    return _make(_adapted(module, adapter), own if tokenizer is None else tokenizer, style)
+    spoken = own if tokenizer is None else tokenizer
+    return _make(_adapted(module, adapter), spoken, style, bool(packed))
 
 
 def _adapted(module: Any, adapter: str | bool | None) -> Any:
@@ -228,7 +234,7 @@ def as_model(source: Any) -> Model:
     return source if isinstance(source, Model) else load(source)
 
 
-def _make(module: Any, tokenizer: Any, style: PromptStyle) -> Model:
+def _make(module: Any, tokenizer: Any, style: PromptStyle, packed: bool) -> Model:
     module.eval()
     require_weights_only(module)
     config = text_config(module)
@@ -255,6 +261,8 @@ def _make(module: Any, tokenizer: Any, style: PromptStyle) -> Model:
         head = extract_head(module, vocab)
     except HeadError as error:  # a quantized head can still write; only a pair needs the weight
         head = error
+    if packed:
+        pack(module, keep=output)  # the fused ops read the head's weight as it is
     model = Model(
         module=module,
         tokenizer=tokenizer,

@@ -1,10 +1,12 @@
 """Findings between models: one vocabulary, one end, a pair that is a pair."""
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 import torch
 
+from w2s.packing import plain_parameters
 from w2s.preflight.card import Card
 from w2s.preflight.finding import Finding, error, note, warning
 from w2s.preflight.weights import same_weights
@@ -129,10 +131,10 @@ def _same(tuned: Card, untuned: Card) -> bool:
 
 
 def _same_state(one: Any, other: Any) -> bool:
-    mine, theirs = dict(one.named_parameters()), dict(other.named_parameters())
-    return mine.keys() == theirs.keys() and all(
-        mine[name].shape == theirs[name].shape
-        and mine[name].device == theirs[name].device
-        and torch.equal(mine[name], theirs[name])
-        for name in mine
-    )
+    return all(
+        name == twin and mine.shape == theirs.shape and mine.device == theirs.device
+        and torch.equal(mine, theirs)
+        for (name, mine), (twin, theirs) in zip_longest(
+            plain_parameters(one), plain_parameters(other), fillvalue=("", torch.empty(0))
+        )
+    )  # fmt: skip
