@@ -61,6 +61,24 @@ def search_file(**changed):
     return found | changed
 
 
+def training_file(**changed):
+    def way(*seconds, peak=None):
+        found = {"seconds": list(seconds), "far": {"loss": 0.0, "gradient": 2e-6}}
+        return found | ({} if peak is None else {"peak_bytes": peak})
+
+    sft = {
+        "shape": "pair", "kind": "sft", "threads": 1, "vocab": 49152, "dim": 128, "layers": 4,
+        "tokens": 1000, "targets": 900, "loss": 10.8,
+        "ways": {"ours": way(0.5, 0.4, 0.6, peak=150_000_000),
+                 "plain torch": way(1.0, 1.1, 0.9, peak=670_000_000),
+                 "F.linear_cross_entropy": way(0.45)},
+    }  # fmt: skip
+    dpo = copy.deepcopy(sft) | {"kind": "dpo", "threads": 2, "layers": 1}
+    found = {"stamp": STAMP, "device": "cpu", "dtype": "float32", "rounds": 3, "absent": {},
+             "tolerance": {"loss": 1e-5, "gradient": 1e-4}, "training": [sft, dpo]}  # fmt: skip
+    return found | changed
+
+
 @pytest.fixture
 def page(tmp_path):
     """Writes files by name and gives the page made of their folder."""
@@ -219,6 +237,55 @@ def test_a_search_of_another_length_has_no_verdict_and_memory_may_be_missing(pag
     assert "--repeats 3 1 --no-memory --json" in text
 
 
+def test_training_has_its_ways_with_times_rates_and_peaks(page):
+    text = page(training=training_file(), public=search_file())
+    assert text.index("## A whole search") < text.index("## Training")
+    assert cells(text, "pair: V=49152 D=128, 4 layers") == [
+        "pair: V=49152 D=128, 4 layers", "sft, 900 targets", "1", "ours",
+        "0.500 (0.400 to 0.600)", "2000", "", "150 MB", "2e-06"]  # fmt: skip
+    assert "| pair: V=49152 D=128, 1 layer | dpo, 900 targets | 2 | ours | 0.500" in text
+    plain = [line for line in text.splitlines() if "| plain torch |" in line]
+    assert len(plain) == 2
+    assert "| 1.000 (0.900 to 1.100) | 1000 | 2.00 | 670 MB |" in plain[0]
+    assert text.count("| F.linear_cross_entropy | 0.450 (0.450 to 0.450) | 2222 | 0.90 |  |") == 2
+    assert "float32. Some CPU, avx512, 1 and 2 threads of 2 cores; torch" in text
+    assert "Allowed: losses 1e-05, gradients 1e-04 apart." in text
+    assert (
+        "python bench/training/train_speed.py --shapes pair --kinds sft dpo --ways ours "
+        "'plain torch' F.linear_cross_entropy --threads 1 2 --rounds 3 "
+        "--json bench/results/training.json\n"
+    ) in text
+
+
+def test_training_without_memory_or_a_way_says_so(page):
+    data = training_file(absent={"F.linear_cross_entropy": "torch 2.11 has none"})
+    for run in data["training"]:
+        del run["ways"]["F.linear_cross_entropy"]
+        for way in run["ways"].values():
+            way.pop("peak_bytes", None)
+    text = page(training=data)
+    assert "Absent: F.linear_cross_entropy (torch 2.11 has none)." in text
+    assert "--rounds 3 --no-memory --json" in text
+
+
+def test_the_training_benchmark_writes_what_the_page_shows(page, tmp_path):
+    import train_speed
+
+    path = tmp_path / "results" / "t.json"
+    options = ["--shapes", "tiny", "--threads", "1", "--rounds", "1", "--no-memory"]
+    assert train_speed.main([*options, "--json", str(path)]) == 0
+    text = page()
+    assert "| tiny: V=1000 D=32, 2 layers | dpo, 36 targets | 1 | ours |" in text
+    assert "--shapes tiny --kinds sft dpo --ways ours 'plain torch' " in text
+
+
+def test_an_experiments_report_is_named_and_breaks_nothing(page):
+    report = {"experiment": "sentiment", "runs": 3, "methods": {}}
+    text = page(sentiment=report, a=op_file(result("logprob", row("ours", 9))))
+    assert "Not timings, and so not on this page: sentiment.json (`w2s reproduce" in text
+    assert "## logprob" in text
+
+
 def test_the_same_files_give_the_same_page_in_any_order(tmp_path):
     files = []
     for name, op in (("b", "logprob"), ("a", "logprob"), ("c", "guided_topk")):
@@ -268,6 +335,13 @@ def damaged():
             inner[path[-1]] = value
         yield pytest.param(json.dumps(data), id=f"{path[-1]}={value}")
     yield from ("{", "[]", "3", "{}", json.dumps(search_file(runs=3)), "\udcff")
+    yield json.dumps(training_file(training=[]))
+    yield json.dumps(training_file(tolerance={"loss": 1e-5}))
+    for change in ({"ways": {}}, {"tokens": 0}, {"ways": {"ours": {"seconds": [], "far": {}}}}):
+        data = training_file()
+        data["training"][0] |= change
+        yield json.dumps(data)
+    yield json.dumps({"experiment": "something else"})
 
 
 @pytest.mark.parametrize("text", list(damaged()))

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from w2s.models import Model
-from w2s.train import dpo, sft
+from w2s.train import dpo
 from w2s.train.dpo import DPOConfig
+from w2s.train.policy import mean_nll
 from w2s.train.rows import IGNORE
 
 OURS, PLAIN = "ours", "plain torch"
@@ -37,7 +38,7 @@ class Way:
     def sft_loss(self, policy: Model, ids: Tensor, target: Tensor) -> Tensor:
         """ids, target [B, T] → the mean negative log-prob of the counted targets."""
         if self.cross_entropy is None:
-            return sft.sft_loss(policy, ids, target)
+            return mean_nll(policy, ids, target)
         return self.cross_entropy(*_counted(policy, ids, target), "mean")
 
     def dpo_loss(

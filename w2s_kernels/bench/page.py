@@ -1,8 +1,9 @@
 """`python -m w2s_kernels.bench.page bench/results -o docs/performance.md`: all stored results as a
 page.
 
-Takes files and folders of files that `python -m w2s_kernels.bench OP --json FILE` and
-`bench/end_to_end/public_way.py --json FILE` wrote. The page depends on the files alone: the same
+Takes files and folders of files that `python -m w2s_kernels.bench OP --json FILE`,
+`bench/end_to_end/public_way.py --json FILE` and `bench/training/train_speed.py --json FILE` wrote;
+a report of `w2s reproduce` among them is only named. The page depends on the files alone: the same
 files give the same page. Needs no torch.
 """
 
@@ -13,7 +14,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from .stored import OPTIONS, BadFile, OpFile, Row, SearchFile, Sized, read_all
+from .page_training import INTRODUCTION as TRAINING
+from .page_training import training_part
+from .stored import (
+    OPTIONS,
+    BadFile,
+    ExperimentFile,
+    OpFile,
+    ResultFile,
+    Row,
+    SearchFile,
+    Sized,
+    TrainingFile,
+    read_all,
+)
+from .tables import table as _table
 from .targets import ALL, verdicts
 
 _FOLDER = "bench/results"
@@ -25,10 +40,11 @@ _INTRODUCTION = f"""# Performance
 <!-- Written by `make performance` (python -m w2s_kernels.bench.page); change
 w2s_kernels/bench/page.py instead. -->
 
-How fast the ops are beside plain torch and beside what the machine itself can do, and how a whole
-search compares with the way the paper's public code works. Every table comes from a file under
-`{_FOLDER}/`; the line above it names the machine. **Absolute times belong to that machine, and on
-a shared one to that hour. The ratios count**: whoever is compared in a table took turns in one run.
+How fast the ops are beside plain torch and beside what the machine itself can do, how a whole
+search compares with the way the paper's public code works, and training with plain torch. Every
+table comes from a file under `{_FOLDER}/`; the line above it names the machine. **Absolute times
+belong to that machine, and on a shared one to that hour. The ratios count**: whoever is compared in
+a table took turns in one run.
 
 ## What the columns mean
 
@@ -78,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def page(files: Sequence[OpFile | SearchFile]) -> str:
+def page(files: Sequence[ResultFile]) -> str:
     """The whole page as Markdown; sections in the ops' order, files of one op by name."""
     parts = [_INTRODUCTION, _against_targets(files)]
     for op in OPTIONS:
@@ -88,16 +104,19 @@ def page(files: Sequence[OpFile | SearchFile]) -> str:
     searches = [file for file in files if isinstance(file, SearchFile)]
     if searches:
         parts += [_SEARCH, *(_search_part(file) for file in searches)]
+    trainings = [file for file in files if isinstance(file, TrainingFile)]
+    if trainings:
+        parts += [TRAINING, *(training_part(file, _FOLDER) for file in trainings)]
+    experiments = [file.name for file in files if isinstance(file, ExperimentFile)]
+    if experiments:
+        parts.append(
+            f"Not timings, and so not on this page: {', '.join(experiments)} "
+            "(`w2s reproduce report --json`)."
+        )
     return "\n\n".join(parts) + "\n"
 
 
-def _table(head: Sequence[str], left: int, lines: Sequence[Sequence[str]]) -> str:
-    """Markdown with the first `left` columns flush left, the others right."""
-    marks = ["---"] * left + ["---:"] * (len(head) - left)
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, marks, *lines])
-
-
-def _against_targets(files: Sequence[OpFile | SearchFile]) -> str:
+def _against_targets(files: Sequence[ResultFile]) -> str:
     found = verdicts(files)
     lines = [
         (v.target, v.size, str(v.threads), v.file.removesuffix(".json"), v.figure,

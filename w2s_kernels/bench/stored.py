@@ -1,9 +1,11 @@
-"""Result files as they were written by `python -m w2s_kernels.bench OP --json` and by
-`bench/end_to_end/public_way.py --json`, read back and checked. Imports without torch."""
+"""Result files as they were written by `python -m w2s_kernels.bench OP --json`, by
+`bench/end_to_end/public_way.py --json` and by `bench/training/train_speed.py --json`, read back and
+checked; the report of `w2s reproduce report --json` is known and left aside. Imports without torch.
+"""
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,9 +44,10 @@ class Stamp:
     commit: str
     date: str
 
-    def line(self, device: str) -> str:
-        """One line, for a result on `device`."""
-        count = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+    def line(self, device: str, threads: Sequence[int] = ()) -> str:
+        """One line, for results on `device`; `threads` in place of the file's own number."""
+        count = " and ".join(map(str, threads or (self.threads,)))
+        count += " thread" if count == "1" else " threads"
         machine = f"{self.cpu}, {self.isa}, {count} of {self.cores} cores"
         if device.startswith("cuda"):
             machine = f"{', '.join(self.cuda)}; host {machine}"
@@ -141,7 +144,58 @@ class SearchFile:
         return tuple(self.runs[0].parts["ours"]) if self.runs else ()
 
 
-def read_all(given: Iterable[Path]) -> list[OpFile | SearchFile]:
+@dataclass(frozen=True)
+class TrainingWay:
+    """One way to a training step: seconds of each step, distance of its gradients to plain torch's,
+    peak bytes above weights and optimiser."""
+
+    seconds: tuple[float, ...]
+    far: float
+    peak: float | None
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One kind of training on one shape; ways by name."""
+
+    shape: str
+    kind: str
+    threads: int
+    vocab: int
+    dim: int
+    layers: int
+    tokens: int
+    targets: int
+    ways: Mapping[str, TrainingWay]
+
+
+@dataclass(frozen=True)
+class TrainingFile:
+    """What `bench/training/train_speed.py --json` wrote."""
+
+    name: str
+    stamp: Stamp
+    device: str
+    dtype: str
+    rounds: int
+    loss_tolerance: float
+    gradient_tolerance: float
+    absent: Mapping[str, str]
+    runs: tuple[TrainingRun, ...]
+
+
+@dataclass(frozen=True)
+class ExperimentFile:
+    """What `w2s reproduce report --json` wrote: judged texts, no timings."""
+
+    name: str
+    experiment: str
+
+
+ResultFile = OpFile | SearchFile | TrainingFile | ExperimentFile
+
+
+def read_all(given: Iterable[Path]) -> list[ResultFile]:
     """All files, and all `*.json` of folders, sorted by name; `BadFile` for the first bad one."""
     found: dict[str, Path] = {}
     for path in given:
@@ -155,10 +209,14 @@ def read_all(given: Iterable[Path]) -> list[OpFile | SearchFile]:
     return [read(path, name) for name, path in sorted(found.items())]
 
 
-def read(path: Path, name: str) -> OpFile | SearchFile:
+def read(path: Path, name: str) -> ResultFile:
     """One file, to be called `name` on the page; `BadFile` when it is not a result file."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+        if "experiment" in data:
+            return _experiment_file(name, data)
+        if "training" in data:
+            return _training_file(name, data)
         if "runs" in data:
             return _search_file(name, data)
         return _op_file(name, data)
@@ -169,8 +227,9 @@ def read(path: Path, name: str) -> OpFile | SearchFile:
     except (TypeError, ValueError, AttributeError) as error:
         why = str(error)
     raise BadFile(
-        f"{path} is not a result file of python -m w2s_kernels.bench OP --json or of "
-        f"bench/end_to_end/public_way.py --json: {why}"
+        f"{path} is not a result file of python -m w2s_kernels.bench OP --json, of "
+        "bench/end_to_end/public_way.py --json, of bench/training/train_speed.py --json or of "
+        f"w2s reproduce report --json: {why}"
     )
 
 
@@ -265,3 +324,51 @@ def _search_run(data: Any) -> SearchRun:
         outside=_number(data["outside_share"], "outside_share", zero=True),
         peak=peak and {w: _number(peak[w], "peak_bytes") for w in who},
     )
+
+
+def _training_file(name: str, data: Any) -> TrainingFile:
+    tolerance = data["tolerance"]
+    runs = tuple(_training_run(run) for run in data["training"])
+    if not runs:
+        raise ValueError("training holds no run")
+    return TrainingFile(
+        name=name,
+        stamp=_stamp(data["stamp"]),
+        device=str(data["device"]),
+        dtype=str(data["dtype"]),
+        rounds=int(_number(data["rounds"], "rounds")),
+        loss_tolerance=_number(tolerance["loss"], "tolerance"),
+        gradient_tolerance=_number(tolerance["gradient"], "tolerance"),
+        absent={str(way): str(why) for way, why in data["absent"].items()},
+        runs=runs,
+    )
+
+
+def _training_run(data: Any) -> TrainingRun:
+    numbers = {
+        key: int(_number(data[key], key))
+        for key in ("threads", "vocab", "dim", "layers", "tokens", "targets")
+    }
+    ways = {str(way): _training_way(found) for way, found in data["ways"].items()}
+    if not ways:
+        raise ValueError("a run of training holds no way")
+    return TrainingRun(shape=str(data["shape"]), kind=str(data["kind"]), **numbers, ways=ways)
+
+
+def _training_way(data: Any) -> TrainingWay:
+    seconds = tuple(_number(second, "seconds") for second in data["seconds"])
+    if not seconds:
+        raise ValueError("a way of training has no seconds")
+    peak = data.get("peak_bytes")
+    return TrainingWay(
+        seconds=seconds,
+        far=_number(data["far"]["gradient"], "far", zero=True),
+        peak=None if peak is None else _number(peak, "peak_bytes", zero=True),
+    )
+
+
+def _experiment_file(name: str, data: Any) -> ExperimentFile:
+    known = ("sentiment",)
+    if data["experiment"] not in known:
+        raise ValueError(f"experiment is {data['experiment']!r}, not one of {known}")
+    return ExperimentFile(name, data["experiment"])

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import median
 
-from .stored import OpFile, SearchFile, Sized
+from .stored import OpFile, ResultFile, SearchFile, Sized
 
 FLOOR = "logprob_diff, N=256: at least 85 % of the floor"
 EAGER = "logprob_diff, N=256, fp32: at least 8 × as fast as eager torch"
@@ -31,13 +31,16 @@ class Verdict:
     reached: bool
 
 
-def verdicts(files: Iterable[OpFile | SearchFile]) -> list[Verdict]:
-    """One for each target and measured size that it speaks of, in the order of `ALL`."""
+def verdicts(files: Iterable[ResultFile]) -> list[Verdict]:
+    """One for each target and measured size that it speaks of, in the order of `ALL`.
+
+    Training has no target of its own; an experiment's report none that could be missed here.
+    """
     found: list[Verdict] = []
     for file in files:
         if isinstance(file, SearchFile):
             found += _of_search(file)
-        else:
+        elif isinstance(file, OpFile):
             for result in file.results:
                 if result.device == "cpu":
                     found += [

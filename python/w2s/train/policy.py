@@ -13,6 +13,7 @@ from w2s.train.candidates import Drawn
 from w2s.train.loop import require
 from w2s.train.rows import IGNORE
 from w2s_kernels import Head, linear_logprob
+from w2s_kernels.ops._linear_sum import linear_logprob_sum
 
 
 def load_policy(
@@ -71,18 +72,36 @@ def target_logprob(
     With `drawn` (made for exactly these targets) the softmax is over its candidates alone.
     Differentiable in every parameter of the model.
     """
+    hidden, head, wanted = _counted(policy, ids, target, drawn)
+    logprob = linear_logprob(hidden, head, wanted)  # [N]
+    return torch.zeros(target.shape, device=ids.device).masked_scatter(target != IGNORE, logprob)
+
+
+def mean_nll(policy: Model, ids: Tensor, target: Tensor, drawn: Drawn | None = None) -> Tensor:
+    """Mean of −log p(target) over the counted positions, in nats; 0 where there are none.
+
+    Arguments as in `target_logprob`. The gradient is made in the forward (see
+    `w2s_kernels.ops._linear_sum`), which saves one of four products with the head.
+    """
+    hidden, head, wanted = _counted(policy, ids, target, drawn)
+    weight = hidden.new_full(wanted.shape, -1.0 / max(len(wanted), 1))  # [N]
+    return linear_logprob_sum(hidden, head, wanted, weight)
+
+
+def _counted(
+    policy: Model, ids: Tensor, target: Tensor, drawn: Drawn | None
+) -> tuple[Tensor, Head, Tensor]:
+    """Hidden states [N, D] of the counted positions, the head to use, and its targets [N]."""
     counted = target != IGNORE
     # Rows are padded on the right and attention is causal, so no counted position can see padding
     # and no mask is needed.
-    hidden = policy.backbone(input_ids=ids, use_cache=False).last_hidden_state[counted]  # [N, D]
+    hidden = policy.backbone(input_ids=ids, use_cache=False).last_hidden_state[counted]
     head = live_head(policy)
     if drawn is None:
-        logprob = linear_logprob(hidden, head, target[counted])
-    else:
-        bias = drawn.bias if head.bias is None else head.bias[drawn.ids] + drawn.bias
-        few = Head(head.weight[drawn.ids], bias=bias, logit_scale=head.logit_scale)  # [C, D]
-        logprob = linear_logprob(hidden, few, drawn.target)
-    return torch.zeros(target.shape, device=ids.device).masked_scatter(counted, logprob)
+        return hidden, head, target[counted]
+    bias = drawn.bias if head.bias is None else head.bias[drawn.ids] + drawn.bias
+    few = Head(head.weight[drawn.ids], bias=bias, logit_scale=head.logit_scale)  # [C, D]
+    return hidden, few, drawn.target
 
 
 def padded(rows: list[list[int]], fill: int) -> Tensor:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from w2s.models import Model
-from w2s.train.candidates import CandidateSet, Drawn, target_counts
+from w2s.train.candidates import CandidateSet, target_counts
 from w2s.train.loop import (
     Step,
     StepReport,
@@ -22,7 +21,7 @@ from w2s.train.loop import (
     require,
     save,
 )
-from w2s.train.policy import load_policy, target_logprob
+from w2s.train.policy import load_policy, mean_nll
 from w2s.train.rows import IGNORE, RowError, encode, epoch_batches, read_rows
 
 if TYPE_CHECKING:
@@ -90,22 +89,13 @@ def train_sft(
             rows = next(batches)
             batch, wanted = ids[rows].to(policy.device), target[rows].to(policy.device)
             drawn = drawer.draw(wanted[wanted != IGNORE]) if drawer else None
-            return Step(sft_loss(policy, batch, wanted, drawn), batch.numel())
+            return Step(mean_nll(policy, batch, wanted, drawn), batch.numel())
 
         steps = config.total_steps(len(ids))
         losses, tokens, seconds = optimise(policy.module, next_step, steps, config, on_step)
         record = {"kind": "sft", "steps": steps, "tokens": tokens, "seconds": round(seconds, 1)}
         save(policy.module, policy.tokenizer if save_tokenizer else None, folder, config, record)
     return TrainResult(Path(out), steps, tokens, seconds, losses)
-
-
-def sft_loss(policy: Model, ids: Tensor, target: Tensor, drawn: Drawn | None = None) -> Tensor:
-    """Mean negative log-prob of the counted targets, in nats: ids, target [B, T] → a scalar.
-
-    0 for a batch without a counted target.
-    """
-    count = (target != IGNORE).sum().clamp(min=1)
-    return -target_logprob(policy, ids, target, drawn).sum() / count
 
 
 def _windows(
