@@ -13,8 +13,8 @@ namespace w2s {
 constexpr int64_t kLeafColumns = 4096;
 
 // Virtual lanes of a leaf: lane l sums columns l, l + 64, ... in blocks (see cpu/logprob.cpp); the
-// lanes are folded in one order. 64 and not fewer, so that a chain of fp32 additions stays short: on
-// rows of equal terms its roundings all have one sign.
+// lanes are folded in one order. 64 and not fewer, so that a chain of fp32 additions stays short:
+// on rows of equal terms its roundings all have one sign.
 constexpr int kLanes = 64;
 
 inline constexpr int64_t leaf_count(int64_t columns) {
