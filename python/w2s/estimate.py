@@ -285,6 +285,11 @@ class _Budget:
             sampling = self._sampling(one, prompts * plan.pool)
             passes.append(max(one.forward(rows, 1, slots), one.logits(rows) * (1 + one.copies)))
             passes.append(sampling)
+            if plan.samples > 1 and not plan.beams and plan.chunk_length < plan.max_new_tokens:
+                # A chunk's first pass looks at one child's slots of each family, in a layer's copy.
+                families = prompts * plan.width
+                seen = families * slots * one.layer_slot
+                passes.append(one.forward(families, 1, slots) + seen)
         if self._judges(number):
             rows = prompts * plan.pool
             piece = min(plan.chunk_length, max(1, _TOKENS_PER_FORWARD // rows))
