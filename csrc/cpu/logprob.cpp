@@ -41,7 +41,9 @@ struct Scan {
 
   template <class T>
   void add_group(const T* z) {
-    const f32x16 a = load(z), b = load(z + 16), c = load(z + 32), d = load(z + 48);
+    f32x16 a, b, c, d;
+    load_any_order(z, &a, &b);
+    load_any_order(z + 32, &c, &d);
     note_nan(&nan, a, b);
     note_nan(&nan, c, d);
     maximum = max(max(max(a, b), max(c, d)), maximum);
@@ -122,7 +124,8 @@ LeafStats stats(const T* z, int64_t n, float inv_temperature, float softcap) {
     return {__builtin_nanf(""), __builtin_nan(""), __builtin_nan("")};
   }
   if (highest == -kInf) return {-kInf, 0.0, 0.0};
-  return {reduce_max(m), fold_lanes(leaf.s), kEntropy ? fold_lanes(leaf.u) : 0.0};
+  // Which of -0 and +0 is found depends on the order: + 0 makes it +0.
+  return {reduce_max(m) + 0.0f, fold_lanes(leaf.s), kEntropy ? fold_lanes(leaf.u) : 0.0};
 }
 
 template <class T>

@@ -31,6 +31,14 @@ namespace W2S_ISA {
 #include "simd_generic.inc"
 #endif
 
+// 32 columns into two vectors, each column once but in no promised order: for maxima, where bf16
+// then needs one operation a vector (the halves of 32-bit words) instead of two.
+template <class T>
+static inline void load_any_order(const T* p, f32x16* a, f32x16* b) {
+  *a = load(p);
+  *b = load(p + 16);
+}
+
 // Lanes from `count` on become -inf: they add exactly nothing to a maximum or an exp-sum.
 template <class T>
 static inline f32x16 load_partial(const T* p, int64_t count) {
