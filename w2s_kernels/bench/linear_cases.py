@@ -43,11 +43,15 @@ def _no_torch_linear(size: Size) -> str | None:
 
 
 def _slow_half(size: Size) -> str | None:
-    """A 16-bit product of many rows takes seconds on a CPU without AMX."""
-    slow = size.device == "cpu" and size.dtype != torch.float32 and size.rows > 16
-    if slow and not torch.cpu._is_amx_tile_supported():
-        return "a 16-bit product of more than 16 rows takes seconds on a CPU without AMX"
-    return None
+    """A 16-bit product of many rows takes seconds on a CPU that has no instructions for it."""
+    if size.device != "cpu" or size.dtype == torch.float32 or size.rows <= 16:
+        return None
+    known = ["_is_amx_tile_supported"]
+    if size.dtype == torch.bfloat16:
+        known.append("_is_avx512_bf16_supported")
+    if any(getattr(torch.cpu, name, bool)() for name in known):
+        return None
+    return "a 16-bit product of more than 16 rows takes seconds on a CPU without AMX or AVX512_BF16"
 
 
 def _widened(inputs: Inputs) -> Inputs:
