@@ -84,10 +84,19 @@ def can_pack(dtype: torch.dtype) -> bool:
     weight = torch.eye(32, dtype=dtype)
     try:
         blocks = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
-        product = _product(weight[:3], blocks, None)
+        product = onednn_product(weight[:3], blocks, None)
         return torch.equal(product, weight[:3]) and torch.equal(blocks.to_dense(), weight)
     except (RuntimeError, NotImplementedError, AttributeError):
         return False
+
+
+def onednn_product(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`functional.linear` [..., in] -> [..., out] by oneDNN, where `can_pack` says so.
+
+    weight: a plain or a packed one [out, in].
+    """
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(hidden, weight, bias, "none", [], "")
+    return found
 
 
 def plain_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -119,7 +128,7 @@ class Packed(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:  # [..., in] -> [..., out]
         if torch.is_grad_enabled() and hidden.requires_grad:
             return functional.linear(hidden, self.turned(self.plain_weight()), self.bias)
-        return _product(hidden, self.weight, self.bias)
+        return onednn_product(hidden, self.weight, self.bias)
 
     def train(self, mode: bool = True) -> "Packed":
         if not mode:
@@ -149,11 +158,6 @@ class Packed(nn.Module):
         unpack_layer(self)
         self._load_from_state_dict(*args, **kwargs)
         pack_layer(self)
-
-
-def _product(hidden: Tensor, blocks: Tensor, bias: Tensor | None) -> Tensor:
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(hidden, blocks, bias, "none", [], "")
-    return found
 
 
 def _packed_again(plain_class: type[nn.Module], state: dict[str, Any]) -> nn.Module:
