@@ -9,8 +9,8 @@ namespace w2s {
 
 namespace {
 
-constexpr const char* kIsaNames[] = {"generic", "avx2", "avx512", "neon"};  // by Isa
-constexpr Isa kBestFirst[] = {kAvx512, kAvx2, kNeon, kGeneric};
+constexpr const char* kIsaNames[] = {"generic", "avx2", "avx512", "avx512bf16", "neon"};  // by Isa
+constexpr Isa kBestFirst[] = {kAvx512Bf16, kAvx512, kAvx2, kNeon, kGeneric};
 
 bool runs_here(Isa isa) {
   switch (isa) {
@@ -24,6 +24,10 @@ bool runs_here(Isa isa) {
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
              __builtin_cpu_supports("f16c");
+#endif
+#ifdef W2S_HAVE_AVX512BF16
+    case kAvx512Bf16:
+      return runs_here(kAvx512) && __builtin_cpu_supports("avx512bf16");
 #endif
 #ifdef W2S_HAVE_NEON
     case kNeon:  // every AArch64 processor has it

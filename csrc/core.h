@@ -220,4 +220,8 @@ void guided_topk(const GuidedSources& sources, int64_t k, float temperature,
 // The product of `all`, split over threads.
 void linear_logits(const LinearPanel& all);
 
+// Whether the chosen instruction set multiplies bf16 by bf16; then linear_logits of both may run.
+bool has_bf16_product();
+void linear_logits(const Bf16Panel& all);
+
 }  // namespace w2s

@@ -22,13 +22,25 @@ namespace avx512 {
 #include "cpu/kernels.inc"
 }
 #endif
+#ifdef W2S_HAVE_AVX512BF16  // AVX-512's kernels, and one product (csrc/avx512bf16)
+namespace avx512bf16 {
+// The first rows of a block go across the lanes: how many, and their pairs [rows / 16, D / 2, 16]
+// with zeros where rows or D leave a gap. A panel's weights are copied to `staged`, [columns,
+// staged_stride]; `next` is the next panel's weight, or null.
+int64_t packed_rows(int64_t rows);
+int64_t staged_stride(int64_t width);
+void pack_rows(const Bf16Panel& panel, int32_t* packed);
+void bf16_panel(const Bf16Panel& panel, const int32_t* packed, BFloat16* staged,
+                const BFloat16* next);
+}  // namespace avx512bf16
+#endif
 #ifdef W2S_HAVE_NEON
 namespace neon {
 #include "cpu/kernels.inc"
 }
 #endif
 
-enum Isa { kGeneric, kAvx2, kAvx512, kNeon };
+enum Isa { kGeneric, kAvx2, kAvx512, kAvx512Bf16, kNeon };
 extern Isa current_isa;  // chosen in core.cpp
 
 // Calls the kernel of the chosen instruction set.
@@ -42,6 +54,7 @@ extern Isa current_isa;  // chosen in core.cpp
 #ifdef W2S_HAVE_AVX512
 #define W2S_CASE_AVX512(call) \
   case kAvx512:               \
+  case kAvx512Bf16:           \
     return avx512::call;
 #else
 #define W2S_CASE_AVX512(call)

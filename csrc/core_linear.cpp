@@ -34,4 +34,35 @@ void linear_logits(const LinearPanel& all) {
   });
 }
 
+bool has_bf16_product() { return current_isa == kAvx512Bf16; }
+
+void linear_logits(const Bf16Panel& all) {
+#ifdef W2S_HAVE_AVX512BF16
+  constexpr int64_t kPanelElements = 96 * 1024;  // 192 KiB of weights
+  const int64_t panel = std::clamp<int64_t>(kPanelElements / all.width / 16 * 16, 16, 64);
+  const int64_t panels = (all.columns + panel - 1) / panel;
+  const int64_t vectors = (avx512bf16::packed_rows(all.rows) + 15) / 16;
+  std::vector<int32_t> packed(static_cast<size_t>(vectors * ((all.width + 1) / 2) * 16));
+  avx512bf16::pack_rows(all, packed.data());
+  parallel(0, panels, 1, [&](int64_t begin, int64_t end) {
+    std::vector<BFloat16> staged(
+        static_cast<size_t>(vectors == 0 ? 0 : panel * avx512bf16::staged_stride(all.width)));
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t column = i * panel;
+      Bf16Panel part = all;
+      part.weight += column * all.weight_stride;
+      part.columns = std::min(panel, all.columns - column);
+      if (all.weight_scale != nullptr) part.weight_scale += column;
+      if (all.bias != nullptr) part.bias += column;
+      part.out += column;
+      const bool whole = column + 2 * panel <= all.columns;  // the next panel is
+      const BFloat16* next = whole ? part.weight + panel * all.weight_stride : nullptr;
+      avx512bf16::bf16_panel(part, packed.data(), staged.data(), next);
+    }
+  });
+#else
+  (void)all;  // has_bf16_product() is false
+#endif
+}
+
 }  // namespace w2s

@@ -24,13 +24,22 @@ w2s::LeafStats* leaves_in(const Tensor& leaf) {
 void linear_logits_(Tensor logits, Tensor hidden, Tensor weight, std::optional<Tensor> weight_scale,
                     std::optional<Tensor> bias, double logit_scale) {
   const w2s::Matrix h = matrix_of(hidden), w = matrix_of(weight), z = matrix_of(logits);
-  STD_TORCH_CHECK(h.dtype == w2s::Dtype::kFloat32 && z.dtype == w2s::Dtype::kFloat32,
-                  "expected fp32 hidden states and logits");
+  STD_TORCH_CHECK(z.dtype == w2s::Dtype::kFloat32, "expected fp32 logits");
   STD_TORCH_CHECK(z.rows == h.rows && z.cols == w.rows && h.cols == w.cols, "shapes do not fit");
-  w2s::linear_logits({static_cast<const float*>(h.data), h.rows, h.stride, w.data, w.dtype, w.rows,
-                      w.stride, w.cols, data_or_null<float>(weight_scale),
-                      data_or_null<float>(bias), static_cast<float>(logit_scale),
-                      data<float>(logits), z.stride});
+  if (h.dtype == w2s::Dtype::kBFloat16) {
+    STD_TORCH_CHECK(w.dtype == w2s::Dtype::kBFloat16 && w2s::has_bf16_product(),
+                    "bf16 hidden states need a bf16 weight and the instruction set avx512bf16");
+    return w2s::linear_logits(
+        w2s::Bf16Panel{static_cast<const w2s::BFloat16*>(h.data), h.rows, h.stride,
+                       static_cast<const w2s::BFloat16*>(w.data), w.rows, w.stride, w.cols,
+                       data_or_null<float>(weight_scale), data_or_null<float>(bias),
+                       static_cast<float>(logit_scale), data<float>(logits), z.stride});
+  }
+  STD_TORCH_CHECK(h.dtype == w2s::Dtype::kFloat32, "expected fp32 or bf16 hidden states");
+  w2s::linear_logits(w2s::LinearPanel{
+      static_cast<const float*>(h.data), h.rows, h.stride, w.data, w.dtype, w.rows, w.stride,
+      w.cols, data_or_null<float>(weight_scale), data_or_null<float>(bias),
+      static_cast<float>(logit_scale), data<float>(logits), z.stride});
 }
 
 // Leaves of columns [vocab_start, vocab_start + C) into leaf[:, vocab_start / 4096 ...], and their

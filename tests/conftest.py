@@ -16,6 +16,7 @@ import torch
 from w2s_kernels import _library, dispatch
 
 _ARM = platform.machine() in ("aarch64", "arm64")
+# avx512bf16 is avx512 but for one product: `backend_once` and tests/test_linear_bf16.py take it.
 ISAS = ("neon", "generic") if _ARM else ("avx512", "avx2", "generic")
 
 

@@ -17,7 +17,7 @@ import w2s_kernels
 VARIABLES = {
     "W2S_KERNELS_BACKEND": "forces a backend: cuda, triton, cpu or reference",
     "W2S_KERNELS_CHECKS": "1 validates values (targets in range, no NaN)",
-    "W2S_KERNELS_ISA": "instruction set of the CPU kernels: generic, avx2, avx512 or neon",
+    "W2S_KERNELS_ISA": "the CPU kernels' instructions: generic, avx2, avx512, avx512bf16 or neon",
 }
 
 

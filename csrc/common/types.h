@@ -56,4 +56,19 @@ struct LinearPanel {
   int64_t out_stride;
 };
 
+// The same of bf16 hidden states and weights, two products a lane and step (AVX512_BF16 only): a
+// row's bits depend on how many rows there are and on its place among them.
+struct Bf16Panel {
+  const BFloat16* hidden;
+  int64_t rows, hidden_stride;
+  const BFloat16* weight;
+  int64_t columns, weight_stride;
+  int64_t width;
+  const float* weight_scale;  // [columns] or null
+  const float* bias;          // [columns] or null
+  float logit_scale;
+  float* out;
+  int64_t out_stride;
+};
+
 }  // namespace w2s
