@@ -1,7 +1,7 @@
 # Every target does its own set-up into .venv; only `gpu` uses the system's Python and installs nothing.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-full test-transformers test-neon lint format bench performance quality gpu pair lock clean
+.PHONY: help demo test test-fast test-full test-transformers test-neon lint format bench performance quality aot gpu pair lock clean
 
 PYTHON ?= python3
 VERSION ?= 5.17.0
@@ -78,6 +78,9 @@ quality: $(INSTALLED)  ## Run the paper's sentiment experiment (about an hour on
 
 pair: $(INSTALLED)  ## Train the demo pair again, from data to model card (about 15 minutes)
 	$(RUN)/python -m w2s.train.make_pair --work build/pair --install python/w2s/embedded
+
+aot: $(INSTALLED)  ## Compile the Triton kernels for sm_80, 90, 100 without a GPU; write docs/gpu.md
+	$(RUN)/python -m w2s_kernels.aot --write-ceilings tests/aot/ceilings.json --page docs/gpu.md
 
 gpu:  ## Build here and run tests/gpu with the system's Python; installs nothing
 	@$(PYTHON) tests/gpu/device.py
