@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from w2s_kernels.bench import report
+from w2s_kernels.bench import peers, report
 from w2s_kernels.bench.__main__ import CASES, main
 from w2s_kernels.bench.case import Provider, worst
 from w2s_kernels.bench.measure import measure
@@ -47,7 +47,11 @@ def test_what_it_is_compared_with_computes_the_same_thing(op):
     """A comparison with somebody who does less would flatter; 16 bits would hide a difference."""
     case = CASES[op]
     size = case.sized(**{n: int(v) for n, v in SMALL.items() if n in case.uses})
-    names = [n for n, p in case.providers.items() if p.judged and not p.strict and n != "compile"]
+    names = [
+        n
+        for n, p in case.providers.items()
+        if p.judged and not p.strict and n not in ("compile", *peers.NAMES)
+    ]
     result = measure(case, size, names, seconds=0, check=True)
     for row in result.rows:
         assert row.absent is None
@@ -134,7 +138,20 @@ def test_calls_take_turns_and_a_slow_one_rests():
 def test_inputs_rotate_through_more_than_the_cache():
     size = 1 << 20
     assert copies_for(size, "cpu") * size >= 3 << 20
-    assert copies_for(1 << 40, "cpu") == 3
+    assert copies_for(10 << 40, "cpu") == 1
+
+
+def test_a_call_that_takes_many_times_its_share_has_three_turns(monkeypatch):
+    monkeypatch.setattr(
+        "w2s_kernels.bench.timing._one", lambda call, turn, device: 100.0 if call is slow else 0.5
+    )
+
+    def slow(turn):
+        return turn
+
+    times = by_turns({"slow": slow, "fast": lambda turn: turn}, seconds=20, device="cpu")
+    assert times["slow"].rounds == 3
+    assert times["fast"].rounds == 20
 
 
 def test_statistics_are_those_of_the_values():

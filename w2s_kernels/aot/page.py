@@ -14,8 +14,8 @@ w2s_kernels/aot/page.py instead. -->
 
 Every Triton kernel is compiled here for sm_80 (Ampere), sm_90 (Hopper) and sm_100 (Blackwell), and
 its machine code is read. Nothing below was run on a GPU; what was measured on one is in the
-README's table of hardware. Compiled with Triton {triton}; `tests/aot` holds each kernel to the figures below
-as ceilings, and a forward to no spills.
+README's table of hardware. Compiled with Triton {triton}; `tests/aot` holds each kernel to the
+figures below as ceilings, and a forward to no spills.
 
 * **registers**: of a thread; 255 is the limit. **shared**: bytes a block. **spills**: instructions
   that go to local memory, and bytes of stack.

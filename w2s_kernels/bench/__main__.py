@@ -54,8 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"python -m w2s_kernels.bench: {error}", file=sys.stderr)
         return 2
     for size in sizes:
-        result = measure(case, size, names, seconds=given.seconds, check=given.check)
+        try:
+            result = measure(
+                case, size, names, seconds=given.seconds, check=given.check, say=_progress
+            )
+        except ValueError as error:
+            print(f"python -m w2s_kernels.bench: {error}", file=sys.stderr)
+            return 2
         results.append(result)
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
         if not given.csv:
             print(report.text(result), end="\n\n", flush=True)
     if given.csv:
@@ -65,6 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(report.as_json(results) + "\n", encoding="utf-8")
     return 0 if all(row.right for result in results for row in result.rows) else 1
+
+
+def _progress(text: str) -> None:
+    """On a terminal a line that the next one overwrites."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text[:110]}", end="", file=sys.stderr, flush=True)
+    else:
+        print(text, file=sys.stderr, flush=True)
 
 
 def _list(kind: Any) -> Any:

@@ -1,5 +1,6 @@
 """Cases on a guided law: guided_logits, guided_sample, guided_topk."""
 
+import functools
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from ..ops import guided_logits as _logits
 from ..ops import guided_sample as _sample
 from ..ops import guided_topk as _topk
+from . import peers
 from .case import Case, Inputs, Provider, Size, worst
 from .logit_cases import backends, plain
 
@@ -108,6 +110,9 @@ def _read(*inputs: Any) -> None:
 
 def _case(op: str, inputs: Any, call: Any, eager: Any, error: Any, *, k: bool, name: str) -> Case:
     others = plain(eager) if name == "eager" else {name: Provider(eager)}
+    if op == "guided_sample":
+        sampler = functools.partial(peers.flashinfer_sample, beta=BETA, top_p=TOP_P)
+        others["flashinfer"] = Provider(sampler, absent=peers.flashinfer_absent, judged=False)
     return Case(
         op,
         inputs,

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..head import Head
 from ..ops import linear_logprob as _linear
 from ..ops import linear_logprob_diff as _diff
+from . import peers
 from .case import Case, Inputs, Provider, Size, worst
 from .logit_cases import backends, plain
 
@@ -133,7 +134,8 @@ CASES = [
         lambda size, seed: _linear.example_inputs(
             size.rows, size.dim, size.vocab, dtype=size.dtype, seed=seed
         ),
-        _providers("linear_logprob", _linear.linear_logprob, _eager, _torch_linear),
+        _providers("linear_logprob", _linear.linear_logprob, _eager, _torch_linear)
+        | peers.on_hidden(),
         _bytes(1),
         _error,
         exps=lambda size: size.rows * size.vocab,
@@ -148,7 +150,8 @@ CASES = [
         ),
         _providers(
             "linear_logprob_diff", _diff.linear_logprob_diff, _eager_diff, _torch_linear_diff
-        ),
+        )
+        | peers.on_hidden(pair=True),
         _bytes(2),
         _diff_error,
         exps=lambda size: 2 * size.rows * size.vocab,

@@ -11,6 +11,7 @@ from .. import dispatch
 from ..ops import logprob as _logprob
 from ..ops import logprob_diff as _diff
 from ..ops import logprob_stats as _stats
+from . import peers
 from .case import Case, Inputs, Provider, Size, nbytes, worst
 
 
@@ -114,7 +115,7 @@ CASES = [
         lambda size, seed: _logprob.example_inputs(
             size.rows, size.vocab, dtype=size.dtype, seed=seed
         ),
-        backends("logprob", _logprob.logprob) | plain(_eager),
+        backends("logprob", _logprob.logprob) | plain(_eager) | peers.on_logits(),
         _bytes(1),
         _logprob_error,
         exps=lambda size: size.rows * size.vocab,
@@ -132,7 +133,9 @@ CASES = [
     Case(
         "logprob_diff",
         lambda size, seed: _diff.example_inputs(size.rows, size.vocab, dtype=size.dtype, seed=seed),
-        backends("logprob_diff", _diff.logprob_diff) | plain(_eager_diff),
+        backends("logprob_diff", _diff.logprob_diff)
+        | plain(_eager_diff)
+        | peers.on_logits(pair=True),
         _bytes(2),
         _diff_error,
         exps=lambda size: 2 * size.rows * size.vocab,

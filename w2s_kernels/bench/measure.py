@@ -1,6 +1,8 @@
 """Measures one case: every provider that can run here, beside the machine's ceilings."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from .case import Case, Inputs, Provider, Size, moved, nbytes
 from .ceilings import Ceilings
 from .timing import Times, by_turns, copies_for
 
+_MEMINFO = Path("/proc/meminfo")
 _CHECKED_ELEMENTS = 1 << 24  # a check in float64 goes over at most so many logits
 
 
@@ -55,8 +58,24 @@ class Result:
         return found
 
 
-def measure(case: Case, size: Size, providers: list[str], *, seconds: float, check: bool) -> Result:
-    """Times the providers by turns and, with `check`, compares them with float64."""
+def measure(
+    case: Case,
+    size: Size,
+    providers: list[str],
+    *,
+    seconds: float,
+    check: bool,
+    say: Callable[[str], None] = lambda text: None,
+) -> Result:
+    """Times the providers by turns and, with `check`, compares them with float64.
+
+    A provider that is not ours and raises is one that cannot run here. say: gets a line before each
+    step that may take long.
+
+    Raises:
+        ValueError: the inputs and what plain torch makes of them do not fit the free memory.
+    """
+    _check_memory(case, size)
     rows: dict[str, Row] = {}
     able: dict[str, Provider] = {}
     for name in providers:
@@ -66,11 +85,21 @@ def measure(case: Case, size: Size, providers: list[str], *, seconds: float, che
             rows[name] = Row(name, absent=why)
         else:
             able[name] = provider
+    say(f"{case.op} {size}: making inputs")
     first = case.inputs(size, 0)
     sets = [moved(first, size.device)]
     for seed in range(1, copies_for(nbytes(first), size.device)):
         sets.append(moved(case.inputs(size, seed), size.device))
-    verdicts = {name: _judge(case, p, size) if check else (None, None) for name, p in able.items()}
+    verdicts: dict[str, tuple[float | None, float | None]] = {}
+    for name, provider in list(able.items()):
+        say(f"{case.op} {size}: {'checking' if check else 'trying'} {name}")
+        why = None if provider.strict else _fails(provider, sets[0])
+        if why is not None:
+            rows[name] = Row(name, absent=why)
+            del able[name]
+            continue
+        verdicts[name] = _judge(case, provider, size) if check else (None, None)
+    say(f"{case.op} {size}: timing {', '.join(able)}")
     ceilings = Ceilings(size.dtype, size.device)
     calls: dict[str, Any] = dict(ceilings.calls)
     for name, provider in able.items():
@@ -101,6 +130,37 @@ def measure(case: Case, size: Size, providers: list[str], *, seconds: float, che
         exp,
         [rows[name] for name in providers],
     )
+
+
+def _fails(provider: Provider, inputs: Inputs) -> str | None:
+    """What one call raises, in a line; None when it runs."""
+    try:
+        with torch.no_grad():
+            provider.call(*provider.prepare(inputs))
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+    except Exception as error:  # somebody else's code: whatever it is, the others still run
+        first = (str(error).strip() or "no message").splitlines()[0]
+        return f"raised {type(error).__name__}: {first[:160]}"
+    return None
+
+
+def _check_memory(case: Case, size: Size) -> None:
+    """On a CPU, where too much ends the process without a word."""
+    if size.device != "cpu" or not _MEMINFO.is_file():
+        return
+    sets = copies_for(case.least_bytes(size), size.device) * case.least_bytes(size)
+    logits = 16 * size.rows * size.vocab if "vocab" in case.uses else 0  # plain torch's, in fp32
+    free = next(
+        int(line.split()[1]) * 1024
+        for line in _MEMINFO.read_text().splitlines()
+        if line.startswith("MemAvailable")
+    )
+    if sets + logits > free:
+        raise ValueError(
+            f"{case.op} {size} takes about {(sets + logits) / 1e9:.1f} GB, and {free / 1e9:.1f} GB "
+            "are free; give fewer --rows or a smaller --vocab"
+        )
 
 
 def _call(provider: Provider, sets: list[Inputs]) -> Any:

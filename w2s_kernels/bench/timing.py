@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 _LAST_LEVEL_CACHE = 64 << 20  # where the machine does not tell
+_HEAD_START = 1_000_000  # cycles, about half a millisecond
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,10 @@ def cache_bytes(device: str) -> int:
 
 
 def copies_for(size: int, device: str) -> int:
-    """How many input sets fill three times the last cache; at least 3."""
+    """How many input sets fill three times the last cache; at least 3, but 1 where one set alone is
+    so much larger than the cache that a call finds nothing of the one before."""
+    if size >= 16 * cache_bytes(device):
+        return 1
     return max(3, -(-3 * cache_bytes(device) // max(size, 1)))
 
 
@@ -46,20 +50,28 @@ def by_turns(
     """Times each call, the calls taking turns, for about `seconds` in all.
 
     A call takes the number of its turn, by which it chooses its inputs. One that has had `rounds`
-    turns and its share of the time rests, so that a slow call does not take the others' turns.
+    turns and its share of the time rests, so that a slow call does not take the others' turns; one
+    that has had three turns and several times its share rests too.
     """
-    for call in calls.values():  # compiles, first touches, thread pools
-        call(0)
-        call(1)
-    found: dict[str, list[float]] = {name: [] for name in calls}
     share = seconds / len(calls)
+    for call in calls.values():  # compiles, first touches, thread pools
+        start = time.perf_counter()
+        call(0)
+        if time.perf_counter() - start < max(1.0, share):
+            call(1)
+    found: dict[str, list[float]] = {name: [] for name in calls}
     for turn in itertools.count():
-        awake = [n for n, times in found.items() if len(times) < rounds or sum(times) < share]
+        awake = [name for name, times in found.items() if not _rests(times, share, rounds)]
         if not awake:
             break
         for name in awake:
             found[name].append(_one(calls[name], turn, device))
     return {name: summary(values) for name, values in found.items()}
+
+
+def _rests(times: list[float], share: float, rounds: int) -> bool:
+    spent = sum(times)
+    return (len(times) >= rounds and spent >= share) or (len(times) >= 3 and spent > 4 * share > 0)
 
 
 def _one(call: Callable[[int], Any], turn: int, device: str) -> float:
@@ -68,11 +80,26 @@ def _one(call: Callable[[int], Any], turn: int, device: str) -> float:
         call(turn)
         return time.perf_counter() - start
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    # The device sleeps while the host queues the call, so that no launch is waited for between the
+    # two events: what is measured is the device's time.
+    torch.cuda._sleep(_HEAD_START)
     begin.record()
     call(turn)
     end.record()
     end.synchronize()
     return float(begin.elapsed_time(end)) / 1e3
+
+
+def host_seconds(call: Callable[[int], Any], calls: int = 200) -> float:
+    """Median seconds that the host spends in one warm call, the device's work left out."""
+    found = []
+    for turn in range(calls):
+        if torch.cuda.is_available() and turn % 50 == 0:
+            torch.cuda.synchronize()  # a full queue would make the host wait
+        start = time.perf_counter()
+        call(turn)
+        found.append(time.perf_counter() - start)
+    return median(found)
 
 
 def summary(values: Sequence[float]) -> Times:
