@@ -60,7 +60,7 @@ setup(
         *find_packages(where="python"),
     ],
     package_data={
-        "w2s_kernels": ["py.typed", "_build_error.txt"],
+        "w2s_kernels": ["py.typed", "_build_error.txt", "triton_kernels/*.json"],
         "w2s": ["py.typed"],
         "w2s.cli": ["trace_page.html", "trace_page.css", "trace_page.js"],
         "w2s.embedded": ["**/*.safetensors", "**/*.json", "**/*.md", "**/*.jsonl"],

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from . import _library
+from . import _library, triton_kernels
 from .errors import BackendError, RangeError
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")
-_DEVICE_TYPES = {"cuda": ("cuda",), "triton": ("cuda",), "cpu": ("cpu",)}
+_DEVICE_TYPES = {"cuda": ("cuda",), "triton": triton_kernels.device_types(), "cpu": ("cpu",)}
 
 _table: dict[str, dict[str, Any]] = {}
 _refused: dict[str, dict[str, str]] = {}
@@ -47,13 +47,19 @@ def resolve(name: str, device: torch.device) -> Any:
             return table[_forced]
         raise BackendError(_cannot_force(name, device.type))
     for backend in BACKENDS:
-        if backend in table and _runs_on(backend, device.type):
+        if backend in table and _volunteers(backend, device.type):
             return table[backend]
     raise BackendError(f"{name}: no backend takes tensors on {device.type}")
 
 
 def _runs_on(backend: str, device_type: str) -> bool:
     return backend == "reference" or device_type in _DEVICE_TYPES[backend]
+
+
+def _volunteers(backend: str, device_type: str) -> bool:
+    """Whether a backend takes such tensors unasked: Triton's interpreter must be forced."""
+    interpreted = backend == "triton" and device_type == "cpu"
+    return _runs_on(backend, device_type) and not interpreted
 
 
 def _why_not(name: str, backend: str, device_type: str) -> str | None:
@@ -87,6 +93,8 @@ def explain(name: str, *args: Any, **kwargs: Any) -> str:
         reason = _why_not(name, backend, device)
         if reason is None and _forced not in (None, backend):
             reason = f"{_forced!r} is forced"
+        if reason is None and _forced is None and not _volunteers(backend, device):
+            reason = "the interpreter (TRITON_INTERPRET=1) runs only when it is forced"
         if reason is None and taken:
             reason = "an earlier backend takes the call"
         lines.append(f"{name}: {backend}: {'taken' if reason is None else 'refused: ' + reason}")

@@ -1,20 +1,23 @@
 """How an op becomes torch ops: one schema, one namespace a backend.
 
 `define` declares `w2s_reference::NAME` (plain torch, any device) and, where there is a kernel,
-`w2s_cpu::NAME` (from `csrc/`, or a Python function built on such kernels). Every backend gets the
-same fake and the same autograd formula, so `torch.compile`, fake tensors and `opcheck` see no
-difference between them.
+`w2s_cpu::NAME` (from `csrc/`, or a Python function built on such kernels) and `w2s_triton::NAME`
+(a function of `triton_kernels/`, imported at its first call). Every backend gets the same fake and
+the same autograd formula, so `torch.compile`, fake tensors and `opcheck` see no difference between
+them.
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
 
-from .. import _library, dispatch
+from .. import _library, dispatch, triton_kernels
 
 _libraries = {
-    backend: torch.library.Library(f"w2s_{backend}", "FRAGMENT") for backend in ("reference", "cpu")
+    backend: torch.library.Library(f"w2s_{backend}", "FRAGMENT")
+    for backend in ("reference", "cpu", "triton")
 }
 _TAGS = (torch.Tag.pt2_compliant_tag,)
 
@@ -27,6 +30,7 @@ def define(
     fake: Callable[..., Any],
     cpu: Callable[..., Any] | None = None,
     needs: tuple[str, ...] = (),
+    triton: str | None = None,
     setup_context: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
 ) -> None:
@@ -40,6 +44,8 @@ def define(
         cpu: a Python implementation on CPU tensors that calls compiled ops; None when the
             compiled library registers `w2s_cpu::NAME` itself.
         needs: names of the compiled `w2s_cpu` ops that `cpu` calls.
+        triton: the module of `w2s_kernels.triton_kernels` that holds a function called `name`,
+            with the arguments and results of the schema; None where there is no such kernel.
         setup_context: `(ctx, inputs, output)`, saves what `backward` reads.
         backward: `(ops, ctx, *grads)` where `ops` is the backend's `torch.ops` namespace.
 
@@ -55,6 +61,12 @@ def define(
     else:
         why = _library.reason() or f"the compiled library lacks {', '.join(missing)}"
         dispatch.refuse(name, "cpu", why)
+    if triton is not None:
+        absent = triton_kernels.reason()
+        if absent is None:
+            implementations["triton"] = _imported(triton, name)
+        else:
+            dispatch.refuse(name, "triton", absent)
 
     for backend, implementation in implementations.items():
         namespace, library = f"w2s_{backend}", _libraries[backend]
@@ -85,6 +97,20 @@ def primitives(schemas: dict[str, str]) -> tuple[str, ...]:
     for name, schema in schemas.items():
         _libraries["cpu"].define(name + schema)
     return tuple(schemas)
+
+
+def _imported(module: str, name: str) -> Callable[..., Any]:
+    """`triton_kernels.module.name`, imported at the first call: triton takes a second to import."""
+    function: Callable[..., Any] | None = None
+
+    def call(*args: Any) -> Any:
+        nonlocal function
+        if function is None:
+            found = import_module(f"{triton_kernels.__name__}.{module}")
+            function = getattr(found, name)
+        return function(*args)
+
+    return call
 
 
 def _bind(backward: Callable[..., Any], ops: Any) -> Callable[..., Any]:

@@ -204,6 +204,7 @@ _op.define(
     _SCHEMA,
     reference=_reference,
     fake=_fake,
+    triton="logprob",
     setup_context=_setup_context,
     backward=_backward,
 )

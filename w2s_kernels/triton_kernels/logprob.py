@@ -1,0 +1,79 @@
+"""logprob: one read of a row gives its statistics, its K targets' log-probs and its entropy."""
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from .common import (
+    entropy_of,
+    exponent_scale,
+    log_ratio,
+    log_sum,
+    mark,
+    row_temperature,
+    target_logits,
+)
+from .launch import kernel, launch
+from .rows import constants, row_stats, split
+from .settings import settings
+
+
+@kernel
+def _forward(
+    logits, target, value, m_out, s_out, entropy, partials, temperature_rows,
+    stride: tl.int64, valid: tl.int32, per_row: tl.int32,
+    temperature: tl.float32, softcap: tl.float32,
+    TARGETS: tl.constexpr, SPLIT: tl.constexpr,
+    SOFTCAP: tl.constexpr, ENTROPY: tl.constexpr, ALIGNED: tl.constexpr, WIDE_TAIL: tl.constexpr,
+    VECTOR: tl.constexpr, THREADS: tl.constexpr, LEAVES: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    base = logits + row * stride
+    t = row_temperature(temperature, temperature_rows, row)
+    m, s, u = row_stats(
+        base, partials, row, valid, t, exponent_scale(t), softcap, SPLIT,
+        SOFTCAP, ENTROPY, ALIGNED, WIDE_TAIL, VECTOR, THREADS, LEAVES, STAGES,
+    )  # fmt: skip
+    tl.store(m_out + row, m)
+    tl.store(s_out + row, s)
+    if ENTROPY:
+        tl.store(entropy + row, entropy_of(s, u).to(tl.float32))
+    log_s = log_sum(m, s)
+    for first in range(0, per_row, TARGETS):
+        k = first + tl.arange(0, TARGETS)
+        here = k < per_row
+        ids = tl.load(target + row * per_row + k, mask=here, other=0).to(tl.int64)
+        z_target = target_logits(base, ids, valid, softcap, SOFTCAP)
+        found = mark(log_ratio(z_target, m, t) - log_s, ids, valid)
+        tl.store(value + row * per_row + k, found, mask=here)
+
+
+def logprob(
+    logits: Tensor,  # [N, V]
+    target: Tensor,  # [N, K]
+    temperature: float,
+    temperature_rows: Tensor | None,  # [N] fp32
+    softcap: float,
+    valid_vocab: int,
+    entropy: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`ops.logprob` on the Triton backend: (log-probs, m, s, entropy)."""
+    rows, per_row = target.shape
+    value = torch.empty(target.shape, dtype=torch.float32, device=logits.device)
+    m = torch.empty(rows, dtype=torch.float32, device=logits.device)
+    s = torch.empty(rows, dtype=torch.float64, device=logits.device)
+    h = torch.empty(rows if entropy else 0, dtype=torch.float32, device=logits.device)
+    chosen = settings(logits.device, logits.dtype)
+    code = constants(logits, valid_vocab, softcap, entropy, chosen)
+    partials = split(logits, valid_vocab, temperature, temperature_rows, softcap, chosen, code)
+    targets = 1 if per_row == 1 else 16
+    launch(
+        _forward,
+        (rows, 1, 1),
+        logits.device,
+        (logits, target, value, m, s, h, partials, temperature_rows, logits.stride(0), valid_vocab,
+         per_row, temperature, softcap, targets, partials is not None, *code),
+        (logits.dtype, target.dtype, temperature_rows is None, targets, partials is None, code),
+        warps=chosen.warps,
+    )  # fmt: skip
+    return value, m, s, h
