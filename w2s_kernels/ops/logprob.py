@@ -198,7 +198,13 @@ def _backward(ops: Any, ctx: Any, grad: Tensor, _m: Any, _s: Any, grad_h: Tensor
     return gradient, None, None, None, None, None, None
 
 
-_op.define("logprob_backward", _BACKWARD_SCHEMA, reference=_reference_backward, fake=_fake_backward)
+_op.define(
+    "logprob_backward",
+    _BACKWARD_SCHEMA,
+    reference=_reference_backward,
+    fake=_fake_backward,
+    triton="logprob",
+)
 _op.define(
     "logprob",
     _SCHEMA,

@@ -216,6 +216,7 @@ _op.define(
     f"Tensor m_u, Tensor s_u, {_OPTIONS}, bool need_t, bool need_u) -> (Tensor, Tensor)",
     reference=_reference_backward,
     fake=_fake_backward,
+    triton="logprob_diff",
 )
 _op.define(
     "logprob_diff",
@@ -223,6 +224,7 @@ _op.define(
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference=_reference,
     fake=_fake,
+    triton="logprob_diff",
     setup_context=_setup_context,
     backward=_backward,
 )

@@ -252,16 +252,19 @@ _op.define(
     "int vocab_start) -> (Tensor, Tensor, Tensor)",
     reference=_reference,
     fake=_fake,
+    triton="logprob_stats",
 )
 _op.define(
     "merge_stats",
     f"(Tensor m, Tensor s, {_TEMPERATURE}) -> (Tensor, Tensor)",
     reference=_reference_merge,
     fake=_fake_merge,
+    triton="logprob_stats",
 )
 _op.define(
     "finish_stats",
     f"(Tensor m, Tensor s, Tensor z_target, Tensor target, {_TEMPERATURE}, int vocab) -> Tensor",
     reference=_reference_finish,
     fake=_fake_finish,
+    triton="logprob_stats",
 )

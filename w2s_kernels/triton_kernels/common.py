@@ -145,13 +145,18 @@ def combine(m, s, u, temperature):
     temperature (fp64) is not a finite number above 0; (−inf, 0, 0) when every column is masked.
     """
     bad = tl.max((s != s).to(tl.int32), axis=0)
+    return combine_about(m, s.to(tl.float64), u.to(tl.float64) * LN2, bad, temperature)
+
+
+@triton.jit
+def combine_about(m, s, u, bad, temperature):
+    """`combine` from fp64 (s, u), u in nats, and `bad` ≠ 0 where a leaf was."""
     top = tl.max(m, axis=0)
     d = (m.to(tl.float64) - top.to(tl.float64)) / temperature
     scale = tl.where(m > -INF, tl.exp(d), 0.0)
     dead = scale == 0.0  # 0·d may be 0·−inf
-    s64 = s.to(tl.float64)
-    total = tree_sum(tl.where(dead, 0.0, scale * s64))
-    total_u = tree_sum(tl.where(dead, 0.0, scale * (u.to(tl.float64) * LN2 + d * s64)))
+    total = tree_sum(tl.where(dead, 0.0, scale * s))
+    total_u = tree_sum(tl.where(dead, 0.0, scale * (u + d * s)))
     usable = (temperature > 0.0) & (temperature < INF) & (bad == 0)
     return (
         tl.where(usable, top, float("nan")),

@@ -13,6 +13,7 @@ from .common import (
     row_temperature,
     target_logits,
 )
+from .gradient import gradient
 from .launch import kernel, launch
 from .rows import constants, row_stats, split
 from .settings import settings
@@ -74,6 +75,26 @@ def logprob(
         (logits, target, value, m, s, h, partials, temperature_rows, logits.stride(0), valid_vocab,
          per_row, temperature, softcap, targets, partials is not None, *code),
         (logits.dtype, target.dtype, temperature_rows is None, targets, partials is None, code),
-        warps=chosen.warps,
+        warps=chosen.warps if partials is None else 1,  # few leaves to combine, no more
     )  # fmt: skip
     return value, m, s, h
+
+
+def logprob_backward(
+    grad: Tensor,  # [N, K]
+    grad_entropy: Tensor | None,  # [N]
+    logits: Tensor,  # [N, V]
+    target: Tensor,  # [N, K]
+    m: Tensor,  # [N]
+    s: Tensor,  # [N]
+    entropy: Tensor | None,  # [N]
+    temperature: float,
+    temperature_rows: Tensor | None,  # [N]
+    softcap: float,
+    valid_vocab: int,
+) -> Tensor:
+    """The gradient of `logprob` with respect to its logits, contiguous."""
+    return gradient(
+        grad, grad_entropy, logits, target, m, s, entropy, temperature, temperature_rows, softcap,
+        valid_vocab, vocab=valid_vocab,
+    )  # fmt: skip

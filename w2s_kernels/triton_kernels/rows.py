@@ -64,11 +64,11 @@ def fold_row(
 
 
 @triton.jit
-def store_partials(partials, row, m, s, u, first, last, stride, LEAVES: tl.constexpr):
-    """Leaves [first, last) of a row into the workspace `[N, 3, stride]`."""
+def store_partials(partials, row, begin, m, s, u, first, last, stride, LEAVES: tl.constexpr):
+    """Leaves [first, last) of a row into the workspace `[N, 3, stride]`, leaf 0 at `begin`."""
     at = tl.arange(0, LEAVES)
     mine = (at >= first) & (at < last)
-    base = partials + row * 3 * stride
+    base = partials + row * 3 * stride + begin
     tl.store(base + at, m, mask=mine)
     tl.store(base + stride + at, s, mask=mine)
     tl.store(base + 2 * stride + at, u, mask=mine)
@@ -121,7 +121,7 @@ def _partials(
         logits + row * stride, valid, first, last, exponent_scale(t), softcap,
         SOFTCAP, ENTROPY, ALIGNED, WIDE_TAIL, VECTOR, THREADS, LEAVES, STAGES,
     )  # fmt: skip
-    store_partials(partials, row, m, s, u, first, last, leaves, LEAVES)
+    store_partials(partials, row, 0, m, s, u, first, last, leaves, LEAVES)
 
 
 class Constants(NamedTuple):

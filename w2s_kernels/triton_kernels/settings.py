@@ -23,6 +23,7 @@ class Settings:
 
     warps: int
     stages: int  # of the forward's loop over leaves
+    backward_stages: int
     programs: int  # programs that fill the device; fewer rows than that are split over leaves
     arch: int  # 80, 90, 100, …; 0 under the interpreter
 
@@ -45,6 +46,7 @@ def for_arch(arch: int, dtype: torch.dtype, multiprocessors: int) -> Settings:
     return Settings(
         warps=entry["warps"][bits],
         stages=entry["forward_stages"][bits],
+        backward_stages=entry["backward_stages"][bits],
         programs=entry["programs_per_sm"] * multiprocessors,
         arch=arch,
     )
