@@ -1,7 +1,7 @@
 # Every target does its own set-up into .venv; only `gpu` uses the system's Python and installs nothing.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-full test-transformers test-neon lint format bench performance quality aot gpu pair lock clean
+.PHONY: help demo test test-fast test-full test-transformers test-neon lint format bench performance quality aot gpu tune gpu-report pair lock clean
 
 PYTHON ?= python3
 VERSION ?= 5.17.0
@@ -82,12 +82,18 @@ pair: $(INSTALLED)  ## Train the demo pair again, from data to model card (about
 aot: $(INSTALLED)  ## Compile the Triton kernels for sm_80, 90, 100 without a GPU; write docs/gpu.md
 	$(RUN)/python -m w2s_kernels.aot --write-ceilings tests/aot/ceilings.json --page docs/gpu.md
 
-gpu:  ## Build here and run tests/gpu with the system's Python; installs nothing
+gpu:  ## On a CUDA device, with the system's Python: the GPU suite (PART=N for one part); installs nothing
 	@$(PYTHON) tests/gpu/device.py
 	cmake -S . -B build/gpu $$(command -v ninja >/dev/null && echo -GNinja) \
 	  -DPython3_EXECUTABLE="$$(command -v $(PYTHON))"
 	cmake --build build/gpu --parallel
-	PYTHONPATH=.:python $(PYTHON) -m pytest tests/gpu -rs
+	PYTHONPATH=.:python:bench $(PYTHON) -m gpu_suite $(if $(PART),--part $(PART))
+
+tune:  ## On a CUDA device: time the Triton kernels' launch settings, write their tables
+	PYTHONPATH=.:python:bench $(PYTHON) -m gpu_suite.tune
+
+gpu-report: $(DEPS)  ## Draw the figures in bench/results/gpu into docs/
+	PYTHONPATH=.:python:bench $(BIN)/python -m gpu_suite.plots -o docs
 
 lock: $(DEPS)  ## Write requirements/dev.lock again (torch is pinned in torch.txt, by version alone)
 	$(BIN)/python -m pip install --quiet pip-tools

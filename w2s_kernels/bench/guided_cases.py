@@ -49,11 +49,16 @@ def _with_words(size: Size, seed: int) -> Inputs:
     return (*_inputs(size, seed), seeds, torch.arange(size.rows), size.k)
 
 
+def _top_p(k: int) -> float:
+    """k = 0 stands for no filter at all."""
+    return TOP_P if k else 1.0
+
+
 def _draw(
     base: Tensor, tuned: Tensor, untuned: Tensor, seed: Tensor, position: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
     return _sample.guided_sample(
-        base, tuned, untuned, beta=BETA, top_k=k, top_p=TOP_P, seed=seed, position=position
+        base, tuned, untuned, beta=BETA, top_k=k, top_p=_top_p(k), seed=seed, position=position
     )
 
 
@@ -64,10 +69,10 @@ def _processors(
     scores = _eager_guide(base, tuned, untuned)
     if k:
         scores = scores.masked_fill(scores < scores.topk(k).values[:, -1:], float("-inf"))
-    ordered, order = scores.sort(dim=-1)
-    drop = ordered.softmax(-1).cumsum(-1) <= 1 - TOP_P
-    drop[:, -1:] = False
-    scores = scores.masked_fill(drop.scatter(1, order, drop), float("-inf"))
+        ordered, order = scores.sort(dim=-1)
+        drop = ordered.softmax(-1).cumsum(-1) <= 1 - TOP_P
+        drop[:, -1:] = False
+        scores = scores.masked_fill(drop.scatter(1, order, drop), float("-inf"))
     token = torch.multinomial(scores.softmax(-1), 1)
     return token[:, 0], scores.log_softmax(-1).gather(1, token)[:, 0]
 
@@ -78,7 +83,7 @@ def _draw_error(found: tuple[Tensor, Tensor], inputs: Inputs) -> tuple[float, fl
     z, k = _exact(*inputs[:3]).cpu(), inputs[5]
     ordered, order = z.sort(dim=-1, descending=True, stable=True)
     p = torch.softmax(ordered[:, : k or None], -1)
-    kept = p.masked_fill(p.cumsum(-1) - p >= TOP_P, 0.0)
+    kept = p.masked_fill(p.cumsum(-1) - p >= _top_p(k), 0.0)
     log_kept = (kept / kept.sum(-1, keepdim=True)).log()
     place = (order[:, : k or None] == token[:, None]).double().argmax(-1, keepdim=True)
     exact = log_kept.gather(1, place)[:, 0]

@@ -1,5 +1,6 @@
 """Measures one case: every provider that can run here, beside the machine's ceilings."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -91,6 +92,7 @@ def measure(
     for seed in range(1, copies_for(nbytes(first), size.device)):
         sets.append(moved(case.inputs(size, seed), size.device))
     verdicts: dict[str, tuple[float | None, float | None]] = {}
+    judged = _judged_inputs(case, size)
     for name, provider in list(able.items()):
         say(f"{case.op} {size}: {'checking' if check else 'trying'} {name}")
         why = None if provider.strict else _fails(provider, sets[0])
@@ -98,7 +100,7 @@ def measure(
             rows[name] = Row(name, absent=why)
             del able[name]
             continue
-        verdicts[name] = _judge(case, provider, size) if check else (None, None)
+        verdicts[name] = _judge(case, provider, judged) if check else (None, None)
     say(f"{case.op} {size}: timing {', '.join(able)}")
     ceilings = Ceilings(size.dtype, size.device)
     calls: dict[str, Any] = dict(ceilings.calls)
@@ -167,13 +169,27 @@ def _call(provider: Provider, sets: list[Inputs]) -> Any:
     return lambda turn: provider.call(*sets[turn % len(sets)])
 
 
-def _judge(case: Case, provider: Provider, size: Size) -> tuple[float | None, float | None]:
-    """On inputs of its own, with fewer rows where a check of all would take minutes."""
-    if not provider.judged:
-        return None, None
+def _judged_inputs(case: Case, size: Size) -> Callable[[], Inputs]:
+    """Inputs of their own to check on, with fewer rows where a check of all would take minutes.
+
+    Made once, but anew for each call of an op that changes them.
+    """
     rows = max(1, min(size.rows, _CHECKED_ELEMENTS // max(size.vocab, 1)))
     checked = Size(**{**asdict(size), "rows": rows, "dtype": size.dtype})
-    inputs = moved(case.inputs(checked, 12345), size.device)
+
+    def make() -> Inputs:
+        found: Inputs = moved(case.inputs(checked, 12345), size.device)
+        return found
+
+    return make if case.op.endswith("_") else functools.cache(make)
+
+
+def _judge(
+    case: Case, provider: Provider, judged: Callable[[], Inputs]
+) -> tuple[float | None, float | None]:
+    if not provider.judged:
+        return None, None
+    inputs = judged()
     with torch.no_grad():
         found = provider.call(*provider.prepare(inputs))
         return case.error(found, inputs)

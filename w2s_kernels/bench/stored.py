@@ -196,10 +196,15 @@ ResultFile = OpFile | SearchFile | TrainingFile | ExperimentFile
 
 
 def read_all(given: Iterable[Path]) -> list[ResultFile]:
-    """All files, and all `*.json` of folders, sorted by name; `BadFile` for the first bad one."""
+        """All files, and all `*.json` of folders, sorted by name; `BadFile` for the first bad one.
+
+    What lies in a folder called `gpu` is the GPU suite's, which has pages of its own.
+    """
     found: dict[str, Path] = {}
     for path in given:
-        inside = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(f for f in path.rglob("*.json") if f.parent.name != "gpu")
         if not inside:
             raise BadFile(f"{path} holds no .json file; write some with --json")
         for file in inside:
