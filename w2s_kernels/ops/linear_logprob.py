@@ -256,6 +256,7 @@ _op.define(
     fake=_fake_backward,
     cpu=_cpu_backward,
     needs=_linear_cpu.NEEDS,
+    triton="linear_logprob",
 )
 _op.define(
     "linear_logprob",
@@ -264,6 +265,7 @@ _op.define(
     fake=_fake,
     cpu=_cpu,
     needs=_linear_cpu.NEEDS,
+    triton="linear_logprob",
     setup_context=_setup_context,
     backward=_backward,
 )

@@ -191,6 +191,7 @@ _op.define(
     fake=_fake,
     cpu=_implementation(_cpu_side),
     needs=_linear_cpu.NEEDS,
+    triton="linear_logprob_diff",
     setup_context=_setup_context,
     backward=_backward,
 )
