@@ -11,7 +11,6 @@ rounded to its dtype once.
 """
 
 import torch
-import triton
 from torch import Tensor
 
 from ..ops._linear import HeadArgs, used_rows
@@ -23,7 +22,7 @@ from .linear_chunk import (
     gradient_kernel,
 )
 from .linear_forward import convert, gemm_dtype, path_of, tile_products
-from .linear_plan import backward_plan, slices
+from .linear_plan import backward_plan, cdiv, slices
 from .linear_product import add_product, exact_fp32, product_into
 from .linear_side import Side
 
@@ -84,7 +83,7 @@ def backward(
     )  # fmt: skip
     dz = _Gradient(plan.rows, plan.columns, split, hidden)
     few = path_of(side, False) == "tile" and rows <= plan.rows
-    blocks = triton.cdiv(plan.rows, GRADIENT_ROWS)
+    blocks = cdiv(plan.rows, GRADIENT_ROWS)
     sums = dz.product.new_empty(blocks, plan.columns) if need_bias else None
     total = d_states.new_empty(plan.columns if need_weight else 0, width)
     with exact_fp32():
@@ -112,7 +111,7 @@ def backward(
                     if need_weight:
                         add_product(total[:columns], term.T, states)
                 if sums is not None:
-                    bias_total += sums[: triton.cdiv(n, GRADIENT_ROWS), :columns].sum(dim=0)
+                    bias_total += sums[: cdiv(n, GRADIENT_ROWS), :columns].sum(dim=0)
             if need_weight:
                 d_weight[chunk] = total[:columns]
             if need_bias:
@@ -142,7 +141,7 @@ def _launch_gradient(
     constants = (head.softcap > 0, GRADIENT_ROWS, GRADIENT_COLUMNS)
     launch(
         gradient_kernel,
-        (triton.cdiv(rows, GRADIENT_ROWS), triton.cdiv(columns, GRADIENT_COLUMNS), 1),
+        (cdiv(rows, GRADIENT_ROWS), cdiv(columns, GRADIENT_COLUMNS), 1),
         target.device,
         (
             dz.product, high, low, sums, head.bias, head.weight_scale, side.temperature_rows,

@@ -163,7 +163,11 @@ def gradient_kernel(
 
 
 def aot_cases() -> list[AotCase]:
-    """The fold, and the backward of a bf16 and of an fp32 head with everything on."""
+    """The fold, and the backward of a bf16 and of an fp32 head with everything on.
+
+    Their names say "scalar" since loads of a number a row (target, m, s, …) are most of the code's
+    loads, though not of its bytes; `tests/aot/test_linear_cases.py` looks at the tile's own loads.
+    """
     fold = {"product": "fp32", "target": "i64", "parts": "fp32", "z_target": "fp32"}
     gradient = {"product": "fp32", "target": "i64", "grad": "fp32", "m": "fp32", "s": "fp64"}
     halves = {**gradient, "high": "bf16", "low": "bf16"}
@@ -174,13 +178,13 @@ def aot_cases() -> list[AotCase]:
     constants = {"SOFTCAP": False, "ENTROPY": False, "TARGETS": 1}
     tile = {"BLOCK_N": GRADIENT_ROWS, "BLOCK_C": GRADIENT_COLUMNS}
     return [
-        case("fold", fold_kernel, fold, constants, warps=FOLD_WARPS),
+        case("fold, scalar targets", fold_kernel, fold, constants, warps=FOLD_WARPS),
         case(
-            "backward, bf16", gradient_kernel, halves, {"SOFTCAP": False, **tile},
+            "backward, bf16, scalar rows", gradient_kernel, halves, {"SOFTCAP": False, **tile},
             warps=GRADIENT_WARPS,
         ),
         case(
-            "backward, fp32, bias, entropy, softcap", gradient_kernel, everything,
+            "backward, fp32, everything, scalar rows", gradient_kernel, everything,
             {"SOFTCAP": True, **tile}, warps=GRADIENT_WARPS,
         ),
     ]  # fmt: skip

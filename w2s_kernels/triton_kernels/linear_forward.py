@@ -1,7 +1,6 @@
 """A head's parts, by one of three paths, group of rows by group of rows."""
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from .linear_plan import LEAF, Plan
 from .linear_product import exact_fp32, product_into
 from .linear_settings import Tile
 from .linear_side import Parts, Side, empty_parts
-from .linear_tile import OPERANDS, pair_kernel, product_kernel, tile_kernel
+from .linear_tile import FIRST_E4M3_ARCH, OPERANDS, pair_kernel, product_kernel, tile_kernel
 
 
 def path_of(side: Side, invariant: bool) -> str:
@@ -66,7 +65,7 @@ def parts_of(side: Side, target: Tensor, path: str, entropy: bool, tile: Tile) -
 def _operands(side: Side, tile: Tile) -> tuple[Tensor, tuple[bool, bool, tl.dtype, bool]]:
     """The weight as the tile reads it, and the constants (EVEN, ALIGNED, OPERAND, E4M3)."""
     weight, width = side.head.weight, side.hidden.shape[1]
-    decoded = weight.dtype == torch.float8_e4m3fn and side.settings().arch < 89
+    decoded = weight.dtype == torch.float8_e4m3fn and side.settings().arch < FIRST_E4M3_ARCH
     if decoded:
         weight = weight.view(torch.uint8)
     wide = (_row_stride(side.hidden) | weight.stride(0)) % 16 == 0 and aligned(side.hidden, weight)
@@ -91,7 +90,7 @@ def tile_parts(side: Side, target: Tensor, entropy: bool, tile: Tile) -> Parts:
     shape = (tile.columns, tile.rows, tile.depth)
     launch(
         tile_kernel,
-        (tiles * triton.cdiv(rows, tile.rows), 1, 1),
+        (tiles * linear_plan.cdiv(rows, tile.rows), 1, 1),
         side.hidden.device,
         (
             side.hidden, weight, head.bias, head.weight_scale, side.temperature_rows, target,
@@ -114,7 +113,7 @@ def tile_products(side: Side, out: Tensor, columns: slice) -> None:
     count = columns.stop - columns.start
     launch(
         product_kernel,
-        (triton.cdiv(count, tile.columns), triton.cdiv(rows, tile.rows), 1),
+        (linear_plan.cdiv(count, tile.columns), linear_plan.cdiv(rows, tile.rows), 1),
         out.device,
         (
             side.hidden, weight, out, _row_stride(side.hidden), weight.stride(0), out.stride(0),
@@ -136,7 +135,7 @@ def pair_tile_parts(tuned: Side, untuned: Side, target: Tensor, tile: Tile) -> t
         head = side.head
         weight, settings = _operands(side, tile)
         tiles = parts.parts.shape[2]
-        programs += tiles * triton.cdiv(rows, tile.rows)
+        programs += tiles * linear_plan.cdiv(rows, tile.rows)
         arguments += [
             side.hidden, weight, head.bias, head.weight_scale, side.temperature_rows,
             parts.parts, parts.z_target, _row_stride(side.hidden), weight.stride(0),
@@ -181,7 +180,7 @@ def chunked_parts(side: Side, target: Tensor, entropy: bool) -> Parts:
     made = empty_parts(side, target, LEAF)
     states = convert(side.hidden, dtype)
     buffer = states.new_empty(rows, plan.columns, dtype=torch.float32)
-    constants = (head.softcap > 0, entropy, triton.next_power_of_2(min(max(targets, 1), 128)))
+    constants = (head.softcap > 0, entropy, linear_plan.target_block(targets))
     key = (*_dtypes(side)[2:], target.dtype, constants)
     with exact_fp32():
         for chunk in linear_plan.slices(head.valid, plan.columns):
@@ -191,7 +190,7 @@ def chunked_parts(side: Side, target: Tensor, entropy: bool) -> Parts:
                 product_into(buffer[:, piece], states, convert(weight, dtype).T)
             launch(
                 fold_kernel,
-                (rows, triton.cdiv(columns, LEAF), 1),
+                (rows, linear_plan.cdiv(columns, LEAF), 1),
                 side.hidden.device,
                 (
                     buffer, head.bias, head.weight_scale, side.temperature_rows, target,

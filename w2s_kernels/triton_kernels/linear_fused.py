@@ -18,6 +18,7 @@ from .common import INF, LEAF, exponent_scale
 from .launch import aligned, kernel, launch
 from .linear_aot import AotCase, case
 from .linear_device import head_logits
+from .linear_plan import cdiv
 from .linear_settings import for_arch
 from .linear_side import Side
 
@@ -131,7 +132,7 @@ def fused_parts(side: Side, target: Tensor, parts: Tensor, z_target: Tensor, ent
     if tile is None:
         raise ValueError(fused_refusal(side))
     leaves, cuda = parts.shape[2], side.hidden.is_cuda
-    items = leaves * triton.cdiv(rows, tile.rows)
+    items = leaves * cdiv(rows, tile.rows)
     programs = items
     if cuda:
         properties = torch.cuda.get_device_properties(side.hidden.device)
@@ -164,8 +165,8 @@ def _descriptor_space(size: int, alignment: int, stream: int | None) -> Tensor:
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
-def aot_cases() -> list[AotCase]:
-    """The bf16 kernel as forced by `use_path("fused")` on sm_90."""
+def descriptor_cases() -> list[AotCase]:
+    """The bf16 kernel as `use_path("fused")` launches it, from sm_90 on: it needs descriptors."""
     tile = for_arch(90, 16).fused
     if tile is None:
         return []

@@ -1,7 +1,6 @@
 """linear_logprob on Triton: what `ops/linear_logprob.py` calls, forward and backward."""
 
 import torch
-import triton
 from torch import Tensor
 
 from ..ops._linear import HeadArgs
@@ -9,8 +8,8 @@ from .launch import launch
 from .linear_backward import backward
 from .linear_finish import finish_kernel
 from .linear_forward import parts_of, path_of, plan_of, tile_of
-from .linear_plan import slices
-from .linear_side import Side
+from .linear_plan import target_block
+from .linear_side import Side, groups, taken
 
 linear_logprob_backward = backward
 
@@ -40,18 +39,18 @@ def linear_logprob(
     if rows == 0:
         return value, m, s, h
     path, tile = path_of(side, invariant), tile_of(side, invariant)
-    for group in slices(rows, plan_of(side, path, invariant).rows):
-        part = side.rows(group)
-        ids = target[group]
+    block = target_block(targets)
+    for group in groups(rows, plan_of(side, path, invariant).rows):
+        part, ids = side.rows(group), taken(target, group)
         made = parts_of(part, ids, path, entropy, tile)
-        block = triton.next_power_of_2(min(max(targets, 1), 128))
         launch(
             finish_kernel,
             (ids.shape[0], 1, 1),
             hidden.device,
             (
-                made.parts, made.z_target, ids, part.temperature_rows, value[group], m[group],
-                s[group], h[group] if entropy else None, ids.shape[0], targets,
+                made.parts, made.z_target, ids, part.temperature_rows, taken(value, group),
+                taken(m, group), taken(s, group), taken(h, group) if entropy else None,
+                ids.shape[0], targets,
                 made.parts.shape[2], valid_vocab, temperature, block,
             ),
             (target.dtype, temperature_rows is None, entropy, block),

@@ -3,15 +3,14 @@
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from ..ops._linear import HeadArgs
 from .launch import launch
 from .linear_finish import finish_pair_kernel
 from .linear_forward import pair_tile_parts, parts_of, path_of, plan_of, tile_of
-from .linear_plan import slices
-from .linear_side import Parts, Side
+from .linear_plan import target_block
+from .linear_side import Parts, Side, groups, taken
 
 
 def linear_logprob_diff(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -35,19 +34,18 @@ def linear_logprob_diff(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Ten
         plan_of(side, path, invariant, heads=2) for side, path in zip(sides, paths, strict=True)
     ]
     valid = min(tuned.head.valid, untuned.head.valid)
-    block = triton.next_power_of_2(min(max(targets, 1), 128))
-    for group in slices(rows, min(plan.rows for plan in plans)):
-        ids = target[group]
-        parts_t, parts_u = _parts(tuned.rows(group), untuned.rows(group), ids, paths, invariant)
-        part_rows = [None if r is None else r[group] for r in (rows_t, rows_u)]
+    block = target_block(targets)
+    for group in groups(rows, min(plan.rows for plan in plans)):
+        part_t, part_u, ids = tuned.rows(group), untuned.rows(group), taken(target, group)
+        parts_t, parts_u = _parts(part_t, part_u, ids, paths, invariant)
         launch(
             finish_pair_kernel,
             (ids.shape[0], 1, 1),
             target.device,
             (
-                *parts_t, part_rows[0], m[0][group], s[0][group],
-                *parts_u, part_rows[1], m[1][group], s[1][group],
-                ids, value[group], ids.shape[0], targets, parts_t.parts.shape[2],
+                *parts_t, part_t.temperature_rows, taken(m[0], group), taken(s[0], group),
+                *parts_u, part_u.temperature_rows, taken(m[1], group), taken(s[1], group),
+                ids, taken(value, group), ids.shape[0], targets, parts_t.parts.shape[2],
                 parts_u.parts.shape[2], valid, t_tuned, t_untuned, block,
             ),
             (target.dtype, rows_t is None, rows_u is None, block),

@@ -29,6 +29,16 @@ class Plan:
     bytes: int
 
 
+def cdiv(value: int, step: int) -> int:
+    """value / step, rounded up. (Triton's is slow on the host: it serves device code too.)"""
+    return -(-value // step)
+
+
+def target_block(targets: int) -> int:
+    """Targets that a kernel takes at a time: a power of two up to 128."""
+    return 1 if targets <= 1 else min(128, 1 << (targets - 1).bit_length())
+
+
 def slices(stop: int, step: int) -> Iterator[slice]:
     """Consecutive slices of at most `step` that cover [0, stop)."""
     for start in range(0, stop, step):
@@ -41,7 +51,7 @@ def _floor(value: int, multiple: int) -> int:
 
 def tile_plan(rows: int, valid: int, columns: int, *, heads: int = 1) -> Plan:
     """The fused tile: parts of `columns` columns of each head's `valid`."""
-    parts = -(-valid // columns)
+    parts = cdiv(valid, columns)
     group = min(rows, _floor(_PARTS // (12 * parts), 16))
     return Plan(group, columns, 0, heads * group * parts * 12)
 
@@ -57,7 +67,7 @@ def forward_plan(
         hidden_bytes: the same of a hidden state.
         heads: heads whose parts are held at the same time.
     """
-    leaves = -(-valid // LEAF)
+    leaves = cdiv(valid, LEAF)
     group = min(rows, _ROWS, max(1, _PARTS // (12 * leaves)))
     if hidden_bytes:
         group = min(group, max(1, _WIDE // (width * hidden_bytes)))
@@ -85,9 +95,9 @@ def backward_plan(
             bias; the buffers are whole blocks.
     """
     most = _floor((2 * _WIDE) // (4 * width), block_columns)
-    columns = min(-(-valid // block_columns) * block_columns, LEAF, most)
+    columns = min(cdiv(valid, block_columns) * block_columns, LEAF, most)
     group = min(_BUFFER // (4 * columns), (2 * _WIDE) // (4 * width))
-    group = min(-(-rows // block_rows) * block_rows, _floor(group, block_rows))
+    group = min(cdiv(rows, block_rows) * block_rows, _floor(group, block_rows))
     total = (8 if split else 4) * group * columns + group // block_rows * columns * 4
     total += group * width * hidden_bytes + columns * width * weight_bytes
     total += 4 * width * columns + 4 * width * max(group, columns)  # dW of a chunk, one product

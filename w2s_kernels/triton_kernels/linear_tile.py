@@ -18,6 +18,7 @@ from .launch import kernel
 from .linear_aot import AotCase, case, tile_at_90
 from .linear_device import head_logits, load_weight, tile_stats
 
+FIRST_E4M3_ARCH = 89  # below it, and in the interpreter, e4m3 bytes are decoded by hand
 OPERANDS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
@@ -189,31 +190,29 @@ def pair_kernel(
         )  # fmt: skip
 
 
+def _tile_case(
+    name: str, pointers: dict[str, str], rows: int, operand: torch.dtype, **constants: bool
+) -> AotCase:
+    tile = tile_at_90(rows, operand)
+    full = {
+        "SOFTCAP": False, "EVEN": True, "ALIGNED": True, "OPERAND": OPERANDS[operand],
+        "E4M3": False, "ENTROPY": False, "BLOCK_V": tile.columns, "BLOCK_N": tile.rows,
+        "BLOCK_D": tile.depth, **constants,
+    }  # fmt: skip
+    return case(name, tile_kernel, pointers, full, warps=tile.warps, stages=tile.stages)
+
+
+_OUTPUTS = {"target": "i64", "parts": "fp32", "z_target": "fp32"}
+_BF16 = {**_OUTPUTS, "hidden": "bf16", "weight": "bf16"}
+
+
 def aot_cases() -> list[AotCase]:
-    """Variants that heads with bf16 hidden states, and fp32 ones, are launched as."""
+    """Variants that heads in bf16 and fp32 are launched as."""
     bf16, fp32 = torch.bfloat16, torch.float32
-    shared = {"target": "i64", "parts": "fp32", "z_target": "fp32"}
-    plain = {**shared, "hidden": "bf16", "weight": "bf16"}
-    scaled = {**plain, "weight_scale": "fp32"}
-    variants: list[tuple[str, dict[str, str], int, torch.dtype, bool, bool]] = [
-        ("bf16, 16 rows", plain, 16, bf16, False, False),
-        ("bf16, 64 rows, bias, softcap", {**plain, "bias": "bf16"}, 64, bf16, True, False),
-        ("int8 head, 64 rows", {**scaled, "weight": "i8"}, 64, bf16, False, False),
-        ("e4m3 head decoded, 16 rows", {**scaled, "weight": "u8"}, 16, bf16, False, True),
-        ("fp32, 16 rows", {**shared, "hidden": "fp32", "weight": "fp32"}, 16, fp32, False, False),
-    ]
-    found = []
-    for name, pointers, rows, operand, softcap, decoded in variants:
-        tile = tile_at_90(rows, operand)
-        constants = {
-            "SOFTCAP": softcap, "EVEN": True, "ALIGNED": True, "OPERAND": OPERANDS[operand],
-            "E4M3": decoded, "ENTROPY": softcap, "BLOCK_V": tile.columns, "BLOCK_N": tile.rows,
-            "BLOCK_D": tile.depth,
-        }  # fmt: skip
-        launched = {"warps": tile.warps, "stages": tile.stages}
-        found.append(case(name, tile_kernel, pointers, constants, **launched))
+    wide = {**_OUTPUTS, "hidden": "fp32", "weight": "fp32"}
+    biased = {**_BF16, "bias": "bf16"}
     tile = tile_at_90(64, bf16)
-    both = {f"{name}_{side}": kind for name, kind in plain.items() for side in "tu"}
+    both = {f"{name}_{side}": kind for name, kind in _BF16.items() for side in "tu"}
     constants = {
         f"{name}_{side}": value
         for name, value in (
@@ -223,6 +222,23 @@ def aot_cases() -> list[AotCase]:
         for side in "TU"
     }  # fmt: skip
     constants |= {"BLOCK_V": tile.columns, "BLOCK_N": tile.rows, "BLOCK_D": tile.depth}
-    both["target"] = "i64"
-    launched = {"warps": tile.warps, "stages": tile.stages}
-    return [*found, case("pair, bf16, 64 rows", pair_kernel, both, constants, **launched)]
+    return [
+        _tile_case("bf16, 16 rows", _BF16, 16, bf16),
+        _tile_case("bf16, 64 rows, bias, softcap", biased, 64, bf16, SOFTCAP=True, ENTROPY=True),
+        _tile_case("fp32, 16 rows", wide, 16, fp32),
+        case(
+            "pair, bf16, 64 rows", pair_kernel, {**both, "target": "i64"}, constants,
+            warps=tile.warps, stages=tile.stages,
+        ),
+    ]  # fmt: skip
+
+
+def quantized_cases(arch: int) -> list[AotCase]:
+    """Heads of 8 bits under bf16 hidden states. Triton copies their weights 8 bytes at a time."""
+    scaled = {**_BF16, "weight_scale": "fp32"}
+    e4m3 = {**scaled, "weight": "fp8e4nv" if arch >= FIRST_E4M3_ARCH else "u8"}
+    bf16 = torch.bfloat16
+    return [
+        _tile_case("int8 head, 64 rows", {**scaled, "weight": "i8"}, 64, bf16),
+        _tile_case("e4m3 head, 16 rows", e4m3, 16, bf16, E4M3=arch < FIRST_E4M3_ARCH),
+    ]
