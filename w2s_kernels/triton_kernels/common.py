@@ -55,8 +55,13 @@ def _log2(n):
 
 @triton.jit
 def tree_sum(v):
-    """Sum of `[n]` (a power of two) by pairs of neighbours; zeros at the end change no bits."""
-    v = pairs(v, _log2(v.shape[0]))
+    """Sum of `[n]` (a power of two) by pairs of neighbours; zeros at the end change no bits.
+
+    A sum of two has one order, so `tl.sum` may form it between threads: `pairs` would copy all of
+    v into every thread's registers.
+    """
+    for _ in tl.static_range(_log2(v.shape[0])):
+        v = tl.sum(tl.reshape(v, [v.shape[0] // 2, 2]), axis=1)
     return tl.sum(v, axis=0)  # of one element
 
 

@@ -11,8 +11,9 @@ import triton.language as tl
 
 from .common import IGNORE_INDEX, INF, LEAF, LN2, effective, exponent_scale, row_temperature
 from .launch import aligned, kernel, launch
+from .offer import WIDTH, AotEntry, offer
 from .rows import leaf_count, leaves_per_program
-from .settings import settings
+from .settings import for_arch, settings
 
 
 @triton.jit
@@ -65,6 +66,7 @@ def _gradient(
     VECTOR: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
+    per_row = 1 if TARGETS == 1 else per_row  # known, so that there is no loop over targets
     t = row_temperature(temperature, temperature_rows, row)
     m = tl.load(m_in + row)
     target += row * per_row
@@ -190,3 +192,28 @@ def gradient(
         warps=chosen.warps,
     )  # fmt: skip
     return out
+
+
+def gradient_cases() -> list[AotEntry]:
+    """The kernel of rows of 128256 columns, for `w2s_kernels.aot`."""
+    found = []
+    for name, dtype, targets, extra in (
+        ("bf16", "bf16", 1, False),
+        ("fp16", "fp16", 1, False),
+        ("fp32", "fp32", 1, False),
+        ("bf16, K targets", "bf16", 16, False),
+        ("bf16, softcap and entropy", "bf16", 1, True),
+        ("fp32, softcap and entropy, K targets", "fp32", 16, True),
+    ):
+        chosen = for_arch(90, WIDTH[dtype], 132)
+        pointers = {
+            "logits": f"*{dtype}", "out": f"*{dtype}", "target": "*i64", "grad": "*fp32",
+            "m_in": "*fp32", "s_in": "*fp64", "temperature_rows": None,
+            "grad_entropy": "*fp32" if extra else None, "entropy": "*fp32" if extra else None,
+        }  # fmt: skip
+        constants = {
+            "TARGETS": targets, "SOFTCAP": extra, "ENTROPY": extra, "WIDE": True,
+            "VECTOR": 16 // WIDTH[dtype].itemsize, "STAGES": chosen.backward_stages,
+        }  # fmt: skip
+        found.append(offer(f"backward {name}", _gradient, pointers, constants, chosen.warps))
+    return found

@@ -13,9 +13,10 @@ from .common import (
     row_temperature,
     target_logits,
 )
-from .gradient import gradient
+from .gradient import gradient, gradient_cases
 from .launch import kernel, launch
-from .rows import constants, row_stats, split
+from .offer import AotEntry, example_constants, offer
+from .rows import constants, partials_of_rows, row_stats, split
 from .settings import settings
 
 
@@ -29,6 +30,7 @@ def _forward(
     VECTOR: tl.constexpr, THREADS: tl.constexpr, LEAVES: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
+    per_row = 1 if TARGETS == 1 else per_row  # known, so that there is no loop over targets
     base = logits + row * stride
     t = row_temperature(temperature, temperature_rows, row)
     m, s, u = row_stats(
@@ -98,3 +100,32 @@ def logprob_backward(
         grad, grad_entropy, logits, target, m, s, entropy, temperature, temperature_rows, softcap,
         valid_vocab, vocab=valid_vocab,
     )  # fmt: skip
+
+
+def aot_cases() -> list[AotEntry]:
+    """The kernels of rows of 128256 columns, for `w2s_kernels.aot`."""
+    found = []
+    for name, dtype, options in (
+        ("bf16", "bf16", {}),
+        ("fp16", "fp16", {}),
+        ("fp32", "fp32", {}),
+        ("bf16, softcap and entropy", "bf16", {"softcap": True, "entropy": True}),
+        ("fp32, softcap and entropy", "fp32", {"softcap": True, "entropy": True}),
+        ("bf16, rows not aligned: scalar loads", "bf16", {"aligned": False}),
+        ("fp32, rows not aligned: scalar loads", "fp32", {"aligned": False}),
+    ):
+        code, warps = example_constants(dtype, **options)
+        pointers = {
+            "logits": f"*{dtype}", "target": "*i64", "value": "*fp32", "m_out": "*fp32",
+            "s_out": "*fp64", "entropy": "*fp32", "partials": None, "temperature_rows": None,
+        }  # fmt: skip
+        constants = {"TARGETS": 1, "SPLIT": False, **code.named()}
+        found.append(offer(f"forward {name}", _forward, pointers, constants, warps))
+        if code.aligned:
+            pointers["partials"] = "*fp32"
+            found.append(offer(f"few rows {name}", partials_of_rows, pointers, code.named(), warps))
+    code, _ = example_constants("bf16", entropy=True)
+    constants = {"TARGETS": 16, "SPLIT": True, **code.named()}
+    pointers |= {"partials": "*fp32", "temperature_rows": "*fp32"}
+    found.append(offer("few rows combined, scalar", _forward, pointers, constants, 1))
+    return [*found, *gradient_cases()]

@@ -22,6 +22,7 @@ from .common import (
 )
 from .gradient import gradient
 from .launch import kernel, launch
+from .offer import AotEntry, example_constants, offer
 from .rows import (
     Constants,
     constants,
@@ -85,6 +86,7 @@ def _forward(
     VECTOR_U: tl.constexpr, LEAVES_U: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
+    per_row = 1 if TARGETS == 1 else per_row  # known, so that there is no loop over targets
     base_t = tuned + row * stride_t
     base_u = untuned + row * stride_u
     t_t = row_temperature(temperature_t, rows_t, row)
@@ -217,3 +219,39 @@ def logprob_diff_backward(
         rows_u, softcap_u, valid_u, vocab=vocab, sign=-1.0,
     )  # fmt: skip
     return grad_t, grad_u
+
+
+def aot_cases() -> list[AotEntry]:
+    """The kernels of rows of 128256 columns, for `w2s_kernels.aot`."""
+    found = []
+    for name, dtype_t, dtype_u, options in (
+        ("bf16", "bf16", "bf16", {}),
+        ("fp16", "fp16", "fp16", {}),
+        ("fp32", "fp32", "fp32", {}),
+        ("bf16 and fp32", "bf16", "fp32", {}),
+        ("bf16, softcap", "bf16", "bf16", {"softcap": True}),
+        ("bf16, rows not aligned: scalar loads", "bf16", "bf16", {"aligned": False}),
+    ):
+        (code_t, warps), (code_u, _) = (
+            example_constants(dtype, **options) for dtype in (dtype_t, dtype_u)
+        )
+        sides = zip(("T", "U"), (_of_side(code_t), _of_side(code_u)), strict=True)
+        names = ("SOFTCAP", "ALIGNED", "WIDE", "VECTOR", "LEAVES")
+        constants = {"THREADS": code_t.threads, "STAGES": code_t.stages} | {
+            f"{constant}_{side}": value
+            for side, values in sides
+            for constant, value in zip(names, values, strict=True)
+        }
+        pointers = {
+            "tuned": f"*{dtype_t}", "untuned": f"*{dtype_u}", "target": "*i64", "value": "*fp32",
+            "m_t_out": "*fp32", "s_t_out": "*fp64", "m_u_out": "*fp32", "s_u_out": "*fp64",
+            "partials": None, "rows_t": None, "rows_u": None,
+        }  # fmt: skip
+        whole = {"TARGETS": 1, "SPLIT": False, **constants}
+        found.append(offer(f"forward {name}", _forward, pointers, whole, warps))
+        if name == "bf16":
+            pointers["partials"] = "*fp32"
+            combined = {**whole, "SPLIT": True}
+            found.append(offer("few rows bf16", _partials, pointers, constants, warps))
+            found.append(offer("few rows combined, scalar", _forward, pointers, combined, 1))
+    return found

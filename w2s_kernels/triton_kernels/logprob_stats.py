@@ -1,4 +1,4 @@
-"""logprob_stats: (m, s, z_target) of a shard; merge_stats and finish_stats, from what shards give."""
+"""logprob_stats: (m, s, z_target) of a shard; merge_stats and finish_stats, on what shards give."""
 
 import torch
 import triton
@@ -16,6 +16,7 @@ from .common import (
     target_logits,
 )
 from .launch import kernel, launch
+from .offer import AotEntry, example_constants, offer
 from .rows import constants, row_stats, split
 from .settings import settings
 
@@ -30,6 +31,7 @@ def _forward(
     VECTOR: tl.constexpr, THREADS: tl.constexpr, LEAVES: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
+    per_row = 1 if TARGETS == 1 else per_row  # known, so that there is no loop over targets
     base = logits + row * stride
     t = row_temperature(temperature, temperature_rows, row)
     m, s, _ = row_stats(
@@ -124,6 +126,7 @@ def _finish(
     TARGETS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
+    per_row = 1 if TARGETS == 1 else per_row  # known, so that there is no loop over targets
     t = row_temperature(temperature, temperature_rows, row)
     m = tl.load(m_in + row)
     log_s = log_sum(m, tl.load(s_in + row))
@@ -159,3 +162,25 @@ def finish_stats(
         warps=1,
     )  # fmt: skip
     return value
+
+
+def aot_cases() -> list[AotEntry]:
+    """The kernels of shards of 128256 columns, for `w2s_kernels.aot`."""
+    found = []
+    for dtype in ("bf16", "fp32"):
+        code, warps = example_constants(dtype)
+        pointers = {
+            "logits": f"*{dtype}", "target": "*i64", "m_out": "*fp32", "s_out": "*fp64",
+            "z_out": "*fp32", "partials": None, "temperature_rows": None,
+        }  # fmt: skip
+        constants = {"TARGETS": 1, "SPLIT": False, **code.named()}
+        found.append(offer(f"forward {dtype}", _forward, pointers, constants, warps))
+    rows = {
+        "m_in": "*fp32", "s_in": "*fp64", "m_out": "*fp32", "s_out": "*fp64", "target": "*i64",
+        "z_target": "*fp32", "value": "*fp32", "temperature_rows": None,
+    }  # fmt: skip
+    merge = {name: kind for name, kind in rows.items() if name in _merge.arg_names}
+    finish = {name: kind for name, kind in rows.items() if name in _finish.arg_names}
+    found.append(offer("merge 8 parts, scalar", _merge, merge, {"PARTS": 8}, 1))
+    found.append(offer("finish, scalar", _finish, finish, {"TARGETS": 1}, 1))
+    return found

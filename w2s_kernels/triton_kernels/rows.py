@@ -105,7 +105,7 @@ def row_stats(
 
 
 @kernel
-def _partials(
+def partials_of_rows(
     logits, partials, temperature_rows,
     stride: tl.int64, valid: tl.int32, per_program: tl.int32,
     temperature: tl.float32, softcap: tl.float32,
@@ -135,6 +135,10 @@ class Constants(NamedTuple):
     threads: int
     leaves: int
     stages: int
+
+    def named(self) -> dict[str, int]:
+        """By the names of the kernels' arguments."""
+        return {name.upper(): value for name, value in self._asdict().items()}
 
 
 def constants(
@@ -183,7 +187,7 @@ def split(
         return None
     partials = torch.empty(rows, 3, leaves, dtype=torch.float32, device=logits.device)
     launch(
-        _partials,
+        partials_of_rows,
         (rows, -(-leaves // per_program), 1),
         logits.device,
         (logits, partials, temperature_rows, logits.stride(0), valid, per_program, temperature,
