@@ -15,6 +15,8 @@ CXX_SOURCES = $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o -na
 RUN := PYTHONSAFEPATH=1 $(BIN)
 # One test process a core, each on one thread (tests of thread counts set their own).
 PYTEST := OMP_NUM_THREADS=1 $(RUN)/pytest -n auto
+# The Triton kernels as Python functions: decided for a whole process, so these have their own.
+INTERPRET := TRITON_INTERPRET=1 W2S_KERNELS_BACKEND=triton
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -37,12 +39,15 @@ demo: $(INSTALLED)  ## Steer SmolLM2 with the embedded pair: base and guided tex
 
 test: $(INSTALLED)  ## The test suite (up to 20 minutes on two cores)
 	$(PYTEST) -m "not full"
+	$(INTERPRET) $(PYTEST) -m "not full" tests/triton
 
 test-fast: $(INSTALLED)  ## The tests that matter while editing (up to 3 minutes)
 	$(PYTEST) -m "not full and not slow"
+	$(INTERPRET) $(PYTEST) -m "not full and not slow" tests/triton
 
 test-full: $(INSTALLED)  ## Everything, the long grids too
 	$(PYTEST)
+	$(INTERPRET) $(PYTEST) tests/triton
 
 test-transformers: $(INSTALLED)  ## The Python tests with another transformers (VERSION=5.17.0)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade \

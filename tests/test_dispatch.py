@@ -129,6 +129,23 @@ def test_the_environment_forces_a_backend_for_the_process():
     assert found.endswith("True\n")
 
 
+_NO_TRITON = """
+import sys
+sys.modules["triton"] = None  # importing it is an ImportError
+import torch, w2s_kernels
+print(w2s_kernels.explain("logprob", torch.zeros(1, 3)))
+print(w2s_kernels.logprob(torch.zeros(1, 4), torch.tensor([1])).item())
+"""
+
+
+def test_without_triton_the_package_works_and_says_what_is_missing():
+    found = subprocess.run(
+        [sys.executable, "-c", _NO_TRITON], capture_output=True, text=True, check=True
+    ).stdout
+    assert "logprob: triton: refused: triton is not installed (torch for CUDA brings it" in found
+    assert found.endswith(f"{torch.tensor(0.25).log().item()}\n")
+
+
 def test_an_unknown_backend_in_the_environment_is_an_error_at_the_first_call(monkeypatch):
     monkeypatch.setattr(dispatch, "_forced", "gpu")  # as read from W2S_KERNELS_BACKEND at import
     message = "backend 'gpu' is unknown; choose one of cuda, triton, cpu, reference"
