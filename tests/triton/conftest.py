@@ -21,7 +21,7 @@ if INTERPRETED:
     from conftest import Backend
     from triton.runtime import interpreter
 
-    from w2s_kernels.triton_kernels import settings
+    from w2s_kernels.triton_kernels import rows, settings
 
     for module in ("test_logprob", "test_logprob_diff", "test_logprob_gradient",
                    "test_logprob_inputs", "test_logprob_stats"):  # fmt: skip
@@ -73,7 +73,9 @@ def backends() -> list["Backend"]:
 def split_rows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Few rows are split over programs, as on a large GPU: a program a leaf."""
     monkeypatch.setattr(settings, "_INTERPRETED_SMS", 1000)
-    settings.settings.cache_clear()
+    for remembered in (settings.settings, rows.planned):
+        remembered.cache_clear()
     yield
     monkeypatch.undo()
-    settings.settings.cache_clear()
+    for remembered in (settings.settings, rows.planned):
+        remembered.cache_clear()

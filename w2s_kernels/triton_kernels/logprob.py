@@ -16,8 +16,7 @@ from .common import (
 from .gradient import gradient, gradient_cases
 from .launch import kernel, launch
 from .offer import AotEntry, example_constants, offer
-from .rows import constants, partials_of_rows, row_stats, split
-from .settings import settings
+from .rows import partials_of_rows, plan, row_stats, split
 
 
 @kernel
@@ -66,18 +65,17 @@ def logprob(
     m = torch.empty(rows, dtype=torch.float32, device=logits.device)
     s = torch.empty(rows, dtype=torch.float64, device=logits.device)
     h = torch.empty(rows if entropy else 0, dtype=torch.float32, device=logits.device)
-    chosen = settings(logits.device, logits.dtype)
-    code = constants(logits, valid_vocab, softcap, entropy, chosen)
-    partials = split(logits, valid_vocab, temperature, temperature_rows, softcap, chosen, code)
+    how = plan(logits, valid_vocab, softcap, entropy)
+    partials = split(logits, valid_vocab, temperature, temperature_rows, softcap, how)
     targets = 1 if per_row == 1 else 16
     launch(
         _forward,
         (rows, 1, 1),
         logits.device,
         (logits, target, value, m, s, h, partials, temperature_rows, logits.stride(0), valid_vocab,
-         per_row, temperature, softcap, targets, partials is not None, *code),
-        (logits.dtype, target.dtype, temperature_rows is None, targets, partials is None, code),
-        warps=chosen.warps if partials is None else 1,  # few leaves to combine, no more
+         per_row, temperature, softcap, targets, partials is not None, *how.code),
+        (logits.dtype, target.dtype, temperature_rows is None, targets, partials is None, how.code),
+        warps=how.warps if partials is None else 1,  # few leaves to combine, no more
     )  # fmt: skip
     return value, m, s, h
 

@@ -4,7 +4,7 @@ Both sides go through the same code, and the pair's last line is antisymmetric: 
 changes the sign and no other bit.
 """
 
-from dataclasses import replace
+import functools
 
 import torch
 import triton.language as tl
@@ -25,14 +25,12 @@ from .launch import kernel, launch
 from .offer import AotEntry, example_constants, offer
 from .rows import (
     Constants,
-    constants,
+    Plan,
     fold_row,
-    leaf_count,
-    leaves_per_program,
     load_partials,
+    plan,
     store_partials,
 )
-from .settings import Settings, settings
 
 
 @kernel
@@ -144,18 +142,17 @@ def logprob_diff(
     value = torch.empty(target.shape, dtype=torch.float32, device=device)
     m_t, m_u = (torch.empty(rows, dtype=torch.float32, device=device) for _ in range(2))
     s_t, s_u = (torch.empty(rows, dtype=torch.float64, device=device) for _ in range(2))
-    chosen = _settings_of_both(tuned, untuned)
-    side_t = _of_side(constants(tuned, valid_t, softcap_t, False, chosen))
-    side_u = _of_side(constants(untuned, valid_u, softcap_u, False, chosen))
-    code = (32 * chosen.warps, chosen.stages, *side_t, *side_u)
+    how_t = plan(tuned, valid_t, softcap_t, False)
+    how_u = plan(untuned, valid_u, softcap_u, False)
+    code, warps = _of_both(how_t, how_u)
     types = (tuned.dtype, untuned.dtype, target.dtype, rows_t is None, rows_u is None)
     scalars = (temperature_t, temperature_u, softcap_t, softcap_u)
     strides = (tuned.stride(0), untuned.stride(0), valid_t, valid_u)
 
-    leaves_t, leaves_u = leaf_count(valid_t), leaf_count(valid_u)
-    per_program = leaves_per_program(rows, leaves_t + leaves_u, chosen.programs)
+    leaves_t, leaves_u = how_t.leaves, how_u.leaves
+    per_program = min(how_t.per_program, how_u.per_program)
     partials = None
-    if per_program < leaves_t + leaves_u:
+    if per_program < max(leaves_t, leaves_u):
         partials = torch.empty(rows, 3, leaves_t + leaves_u, dtype=torch.float32, device=device)
         launch(
             _partials,
@@ -163,7 +160,7 @@ def logprob_diff(
             device,
             (tuned, untuned, partials, rows_t, rows_u, *strides, per_program, *scalars, *code),
             (*types, code),
-            warps=chosen.warps,
+            warps=warps,
         )
     targets = 1 if per_row == 1 else 16
     launch(
@@ -173,15 +170,20 @@ def logprob_diff(
         (tuned, untuned, target, value, m_t, s_t, m_u, s_u, partials, rows_t, rows_u, *strides,
          per_row, *scalars, targets, partials is not None, *code),
         (*types, targets, partials is None, code),
-        warps=chosen.warps if partials is None else 1,  # few leaves to combine, no more
+        warps=warps if partials is None else 1,  # few leaves to combine, no more
     )  # fmt: skip
     return value, m_t, s_t, m_u, s_u
 
 
-def _settings_of_both(tuned: Tensor, untuned: Tensor) -> Settings:
-    """One number of warps for two dtypes, whichever is which: swapping them changes no bits."""
-    a, b = settings(tuned.device, tuned.dtype), settings(untuned.device, untuned.dtype)
-    return replace(a, warps=max(a.warps, b.warps), stages=min(a.stages, b.stages))
+@functools.lru_cache(maxsize=4096)
+def _of_both(tuned: Plan, untuned: Plan) -> tuple[tuple[int, ...], int]:
+    """Constants and warps of the pair: one number of warps for two dtypes, whichever is which.
+
+    So swapping the models changes no bits.
+    """
+    warps = max(tuned.warps, untuned.warps)
+    stages = min(tuned.code.stages, untuned.code.stages)
+    return (32 * warps, stages, *_of_side(tuned.code), *_of_side(untuned.code)), warps
 
 
 def _of_side(found: Constants) -> tuple[bool, bool, bool, int, int]:

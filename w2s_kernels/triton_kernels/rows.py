@@ -5,6 +5,7 @@ to a small workspace; a second launch combines them. The leaves and their combin
 the program that takes a whole row, so splitting changes no bits.
 """
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -12,8 +13,8 @@ import triton
 import triton.language as tl
 
 from .common import INF, LEAF, combine, effective, exponent_scale, leaf_stats, row_temperature
-from .launch import aligned, kernel, launch
-from .settings import Settings
+from .launch import kernel, launch
+from .settings import settings
 
 
 @triton.jit
@@ -141,22 +142,53 @@ class Constants(NamedTuple):
         return {name.upper(): value for name, value in self._asdict().items()}
 
 
-def constants(
-    logits: torch.Tensor, valid: int, softcap: float, entropy: bool, chosen: Settings
-) -> Constants:
-    """Constants for logits `[N, V]` of which `valid` columns are read."""
-    vector = 16 // logits.itemsize
-    wide = aligned(logits)
-    return Constants(
-        softcap=softcap > 0,
+class Plan(NamedTuple):
+    """How the rows of one matrix of logits are read."""
+
+    code: Constants
+    warps: int
+    leaves: int
+    per_program: int  # leaves; `leaves` where a program takes a whole row
+
+
+def plan(logits: torch.Tensor, valid: int, softcap: float, entropy: bool) -> Plan:
+    """The plan for logits `[N, V]` of which `valid` columns are read; remembered by what it is of.
+
+    A call that was made before finds it in a microsecond.
+    """
+    return planned(
+        logits.device, logits.dtype, logits.shape[0], logits.stride(0), logits.data_ptr() & 15,
+        valid, softcap > 0, entropy,
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=4096)
+def planned(
+    device: torch.device,
+    dtype: torch.dtype,
+    rows: int,
+    stride: int,
+    misaligned: int,
+    valid: int,
+    softcap: bool,
+    entropy: bool,
+) -> Plan:
+    """`plan` from plain values; `misaligned` is the first element's address modulo 16."""
+    chosen = settings(device, dtype)
+    vector = 16 // dtype.itemsize
+    wide = misaligned == 0 and (rows == 1 or stride % vector == 0)
+    leaves = leaf_count(valid)
+    code = Constants(
+        softcap=softcap,
         entropy=entropy,
         aligned=wide,
         wide_tail=wide and valid % vector == 0,
         vector=vector,
         threads=32 * chosen.warps,
-        leaves=triton.next_power_of_2(max(1, leaf_count(valid))),
+        leaves=triton.next_power_of_2(max(1, leaves)),
         stages=chosen.stages,
     )
+    return Plan(code, chosen.warps, leaves, leaves_per_program(rows, leaves, chosen.programs))
 
 
 def leaf_count(valid: int) -> int:
@@ -177,22 +209,21 @@ def split(
     temperature: float,
     temperature_rows: torch.Tensor | None,
     softcap: float,
-    chosen: Settings,
-    compiled_for: Constants,
+    how: Plan,
 ) -> torch.Tensor | None:
     """The partials `[N, 3, L]` of few rows, each read by several programs; None for many rows."""
-    rows, leaves = logits.shape[0], leaf_count(valid)
-    per_program = leaves_per_program(rows, leaves, chosen.programs)
+    leaves, per_program = how.leaves, how.per_program
     if per_program >= leaves:
         return None
-    partials = torch.empty(rows, 3, leaves, dtype=torch.float32, device=logits.device)
+    rows = logits.shape[0]
+    partials = torch.empty((rows, 3, leaves), dtype=torch.float32, device=logits.device)
     launch(
         partials_of_rows,
         (rows, -(-leaves // per_program), 1),
         logits.device,
         (logits, partials, temperature_rows, logits.stride(0), valid, per_program, temperature,
-         softcap, *compiled_for),
-        (logits.dtype, temperature_rows is None, compiled_for),
-        warps=chosen.warps,
+         softcap, *how.code),
+        (logits.dtype, temperature_rows is None, how.code),
+        warps=how.warps,
     )  # fmt: skip
     return partials
