@@ -68,7 +68,8 @@ def _operands(side: Side, tile: Tile) -> tuple[Tensor, tuple[bool, bool, tl.dtyp
     decoded = weight.dtype == torch.float8_e4m3fn and side.settings().arch < FIRST_E4M3_ARCH
     if decoded:
         weight = weight.view(torch.uint8)
-    wide = (_row_stride(side.hidden) | weight.stride(0)) % 16 == 0 and aligned(side.hidden, weight)
+    strides = _row_stride(side.hidden) | weight.stride(0) | width
+    wide = strides % 16 == 0 and aligned(side.hidden, weight)
     # The interpreter multiplies 16-bit operands wrongly: it gets them as fp32.
     operand = side.operand if side.hidden.is_cuda else torch.float32
     return weight, (width % tile.depth == 0, wide, OPERANDS[operand], decoded)

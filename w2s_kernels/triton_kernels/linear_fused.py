@@ -131,6 +131,8 @@ def fused_parts(side: Side, target: Tensor, parts: Tensor, z_target: Tensor, ent
     tile = side.settings().fused
     if tile is None:
         raise ValueError(fused_refusal(side))
+    # A single row has any stride; a descriptor asks for a multiple of 16 bytes all the same.
+    hidden_stride = (side.hidden if rows > 1 else head.weight).stride(0)
     leaves, cuda = parts.shape[2], side.hidden.is_cuda
     items = leaves * cdiv(rows, tile.rows)
     programs = items
@@ -150,7 +152,7 @@ def fused_parts(side: Side, target: Tensor, parts: Tensor, z_target: Tensor, ent
         side.hidden.device,
         (
             side.hidden, head.weight, head.bias, head.weight_scale, side.temperature_rows,
-            target, parts, z_target, side.hidden.stride(0), head.weight.stride(0), rows, width,
+            target, parts, z_target, hidden_stride, head.weight.stride(0), rows, width,
             target.shape[1], head.valid, leaves, side.temperature, head.logit_scale,
             head.softcap, *constants,
         ),

@@ -37,7 +37,10 @@ def _product(
         h = tl.multiple_of(h, [16, 16])
     product = tl.zeros([BLOCK_V, BLOCK_N], dtype=tl.float32)
     for start in range(0, width, BLOCK_D):
-        inside = d < width - start
+        left = width - start
+        if ALIGNED:
+            left = tl.multiple_of(left, 16)  # a mask of no known alignment would narrow the loads
+        inside = d < left
         w_tile = load_weight(w, inside[None, :], not EVEN, OPERAND, E4M3)
         h_tile = tl.load(h) if EVEN else tl.load(h, mask=inside[:, None], other=0.0)
         product = tl.dot(w_tile, h_tile.to(OPERAND), product, input_precision="ieee")
@@ -69,7 +72,7 @@ def _side(
     program,
     SOFTCAP: tl.constexpr,
     EVEN: tl.constexpr,  # D is a multiple of BLOCK_D
-    ALIGNED: tl.constexpr,  # rows of both start at multiples of 16 bytes
+    ALIGNED: tl.constexpr,  # rows of both start at multiples of 16 bytes, D is one of 16
     OPERAND: tl.constexpr,  # dtype of the product's operands
     E4M3: tl.constexpr,  # the weights are bytes of e4m3
     ENTROPY: tl.constexpr,
