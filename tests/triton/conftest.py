@@ -24,7 +24,9 @@ if INTERPRETED:
     from w2s_kernels.triton_kernels import rows, settings
 
     for module in ("test_logprob", "test_logprob_diff", "test_logprob_gradient",
-                   "test_logprob_inputs", "test_logprob_stats"):  # fmt: skip
+                   "test_logprob_inputs", "test_logprob_stats", "test_linear_logprob",
+                   "test_linear_logprob_diff", "test_linear_logprob_gradient",
+                   "test_linear_invariance"):  # fmt: skip
         pytest.register_assert_rewrite(module)
 
     # The interpreter prepares triton.language at every call of a device function and undoes it

@@ -1,18 +1,19 @@
 """A row's parts → its law and values: the linear ops' second, small kernel.
 
 The parts of a row (tiles or leaves, left to right) are folded about the row's maximum in float64.
-Lane i takes parts i, i + 256, … in order and the lanes fold as a tree, so a part of −inf columns
+Lane i takes parts i, i + LANES, … in order and the lanes fold as a tree, so a part of −inf columns
 behind the row changes no bit, and neither does anything but the row's own parts.
 """
 
 import triton
 import triton.language as tl
 
+from . import INTERPRETED
 from .common import INF, LN2, entropy_of, log_ratio, log_sum, mark, row_temperature, tree_sum
 from .launch import kernel
 from .linear_aot import AotCase, case
 
-LANES = tl.constexpr(256)
+LANES = tl.constexpr(32 if INTERPRETED else 256)  # interpreting costs by the fold
 
 
 @triton.jit
