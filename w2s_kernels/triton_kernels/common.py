@@ -125,24 +125,6 @@ def leaf_stats(z, scale, ENTROPY: tl.constexpr, VECTOR: tl.constexpr, THREADS: t
 
 
 @triton.jit
-def leaf_stats_rows(z, scale, ENTROPY: tl.constexpr):
-    """`leaf_stats` of a tile `[R, LEAF]` (scale `[R, 1]`) → three `[R]`.
-
-    The order of the sum is the tile's layout: for tiles whose layout no caller changes (a product's
-    accumulator, an aligned buffer of our own).
-    """
-    m = tl.max(z, axis=1)
-    about = tl.where(m == -INF, 0.0, m)
-    y = (z - about[:, None]) * scale
-    e = tl.exp2(y)
-    s = tl.sum(e, axis=1)
-    u = tl.zeros_like(s)
-    if ENTROPY:
-        u = tl.sum(e * tl.maximum(y, -200.0), axis=1)
-    return m, s, u
-
-
-@triton.jit
 def combine(m, s, u, temperature):
     """Leaves `[LEAVES]` fp32 → the row's (m fp32, s fp64, u fp64), about the row's maximum in fp64.
 

@@ -38,7 +38,7 @@ def head_logits(product, bias, weight_scale, column, logit_scale, softcap, SOFTC
 
 @triton.jit
 def tile_stats(z, scale, ENTROPY: tl.constexpr):
-    """`leaf_stats_rows` of a transposed tile `[columns, R]` (scale `[1, R]`) → three `[R]`."""
+    """`leaf_stats` of a transposed tile `[columns, R]` (scale `[1, R]`) → three `[R]`."""
     m = tl.max(z, axis=0)
     about = tl.where(m == -INF, 0.0, m)  # −inf − −inf is NaN
     y = (z - about[None, :]) * scale
