@@ -24,13 +24,12 @@ class Done:
 
 
 def run(command: Sequence[str], seconds: float, **environment: str) -> Done:
-    """Runs in the repository with both packages on the path, its output on the terminal too."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "python")])
+    """Runs in the repository, with what this process imports from; output on the terminal too."""
     began, lines = time.monotonic(), []
     process = subprocess.Popen(
         list(command),
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": path, **environment},
+        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,13 +1,14 @@
 """The checks themselves, on small kernels that keep or break each promise."""
 
+import dataclasses
 import functools
 import json
 
 import pytest
 
 from support import aot_kernels
-from w2s_kernels.aot.cases import AotCase
-from w2s_kernels.aot.compiling import ARCHES, Compiled, Dot, compile_case
+from w2s_kernels.aot.cases import ARCHES, AotCase
+from w2s_kernels.aot.compiling import Compiled, Dot, compile_case
 from w2s_kernels.aot.machine_code import MachineCode, from_dict, parse
 from w2s_kernels.aot.page import page, table
 from w2s_kernels.aot.promises import as_ceilings, broken, over, read_ceilings
@@ -44,7 +45,7 @@ def test_a_16_bit_product_is_seen_on_each_generation_s_tensor_cores(arch, opcode
 
 def test_loads_of_2_bytes_are_refused_unless_the_kernel_reads_only_a_few_numbers():
     (sentence,) = broken(compiled("narrow loads"))
-    assert "0% of its loads' bytes" in sentence
+    assert "only 0% of what it reads is read 16 bytes a thread" in sentence
     assert broken(compiled("narrow loads of a scalar kernel")) == []
 
 
@@ -62,10 +63,8 @@ def test_tf32_products_are_refused(arch):
 
 
 def test_a_16_bit_product_off_the_tensor_cores_is_refused():
-    without = Compiled(
-        CASES["right product"], 90, (Dot("bf16", "bf16", "ieee"),), MachineCode(32, 0, 0, {16: 4})
-    )
-    (sentence,) = broken(without)
+    found = compiled("right product")
+    (sentence,) = broken(dataclasses.replace(found, code=MachineCode(32, 0, 0, {16: 8})))
     assert "without the tensor cores" in sentence
 
 
@@ -81,6 +80,11 @@ def test_a_ceiling_is_kept_by_what_wrote_it_and_broken_by_one_register_more(tmp_
     assert f"registers {found.code.registers} > {kept['registers']}" in sentence
     (sentence,) = over(compiled("right product"), ceilings)
     assert "has no ceiling" in sentence
+
+
+def test_copies_of_a_pipelined_loop_count_once():
+    code = MachineCode(32, 0, 0, loads={8: 5, 16: 1}, copies={16: 6})
+    assert code.wide_bytes(threads=128, stages=3) == 128 * 16 * (1 + 2)
 
 
 def test_figures_survive_json():
@@ -101,7 +105,9 @@ def test_opcodes_are_counted_by_what_they_do():
         ),
         registers=40, shared=1024, local=8,
     )  # fmt: skip
-    assert code.loads == {2: 1, 4: 1, 16: 2}
+    assert code.loads == {2: 1, 4: 1, 16: 1}
+    assert code.copies == {16: 1}
+    assert dataclasses.replace(code, bulk=0).wide_bytes(threads=32, stages=1) == 2 * 16 * 32
     assert code.spills == 8 + 2
     assert code.bulk == 1
     assert code.tensor == {"HGMMA.64x128x16.F32.BF16": 1}
@@ -113,5 +119,5 @@ def test_the_page_has_a_line_a_kernel_and_architecture():
     shown = page(found, [Traffic("stand_in", "N=2", 1100, 1000)], "3.9.0")
     assert shown.count("| sm_") == 3
     assert "| stand_in | N=2 | 1100 | 1000 | 1.100 |" in shown
-    (line,) = [line for line in table({"k": {90: found[1].code}}) if "sm_90" in line]
+    (line,) = [line for line in table(found) if "sm_90" in line]
     assert "2 of 2 (100%)" in line

@@ -8,36 +8,9 @@ import torch
 import torch.nn.functional as F
 
 import w2s_kernels as wk
+from support.on_device import DTYPES, assert_right, exact, ids, linear_slack, random
 
 pytestmark = pytest.mark.gpu
-
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-
-
-def random(device, *shape, dtype=torch.float32, scale=4.0, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(*shape, generator=generator) * scale).to(dtype).to(device)
-
-
-def ids(device, rows, vocab, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(vocab, (rows,), generator=generator).to(device)
-
-
-def exact(logits, target, temperature=1.0):
-    rows = F.log_softmax(logits.double() / temperature, dim=-1)
-    return rows.gather(-1, target[:, None])[:, 0]
-
-
-def assert_right(value, reference, extra=0.0):
-    """numerics.md's judgement: 2e-6 + 2e-7 of the value, and what a linear op adds to it."""
-    error = (value.double() - reference).abs()
-    assert (error <= 2e-6 + 2e-7 * reference.abs() + extra).all(), error.max()
-
-
-def linear_slack(hidden, weight):
-    norm = hidden.double().norm(dim=-1) * weight.double().norm(dim=-1).max()
-    return 8 * 2.0**-24 * norm
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -2,23 +2,11 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import w2s
+from support.on_device import PROMPTS, tiny
 
 pytestmark = pytest.mark.gpu
-
-PROMPTS = [[5, 9, 31], [7], [2, 4, 8, 16, 32, 64]]
-
-
-def tiny(device, seed):
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=300, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
-        initializer_range=0.3, bos_token_id=1, eos_token_id=0, pad_token_id=0,
-    )  # fmt: skip
-    return w2s.load((LlamaForCausalLM(config).to(device), None))
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .cases import cases, ops
-from .compiling import ARCHES, Compiled, compile_case
+from .cases import ARCHES, cases, ops
+from .compiling import Compiled, compile_case
 from .page import page, table
 from .promises import as_ceilings, broken, over, read_ceilings
 from .traffic import counted
@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = []
     for op in given.op or ops():
         for case in cases(op):
-            found += [compile_case(case, arch) for arch in given.arch or ARCHES]
+            wanted = [arch for arch in case.arches if arch in (given.arch or ARCHES)]
+            found += [compile_case(case, arch) for arch in wanted]
     ceilings = read_ceilings(given.ceilings) if given.ceilings else None
     wrong = [sentence for one in found for sentence in broken(one)]
     if ceilings is not None:
@@ -74,11 +75,7 @@ def _plain(one: Compiled) -> dict[str, Any]:
 
 def _print(found: Sequence[Compiled]) -> None:
     for op in dict.fromkeys(one.case.op for one in found):
-        kernels: dict[str, dict[int, Any]] = {}
-        for one in found:
-            if one.case.op == op:
-                kernels.setdefault(one.case.name, {})[one.arch] = one.code
-        print(f"{op}\n" + "\n".join(table(kernels)) + "\n")
+        print(f"{op}\n" + "\n".join(table([one for one in found if one.case.op == op])) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:

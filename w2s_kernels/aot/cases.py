@@ -4,17 +4,22 @@ A module of `w2s_kernels.triton_kernels` offers them as `aot_cases()`: a list of
 function, signature, constexprs, options). The name says what the machine code is held to:
 
 * `backward` among its words: may keep a few registers in local memory, a forward none;
-* `scalar` among its words: a kernel of a few numbers a row, held to no width of loads.
+* `scalar` or `unaligned` among its words: held to no width of loads, as it reads a few numbers a
+  row, or rows that begin anywhere.
+
+Among the options, `arches` names the architectures that launch the variant; by default all do.
 """
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .. import triton_kernels
 
+ARCHES = (80, 90, 100)  # Ampere, Hopper, Blackwell
 _ALIGNED = [["tt.divisibility", 16]]
 
 
@@ -33,6 +38,7 @@ class AotCase:
     signature: Mapping[str, str]
     constexprs: Mapping[str, Any]
     options: Mapping[str, Any]
+    arches: tuple[int, ...] = ARCHES
 
     @property
     def is_forward(self) -> bool:
@@ -41,8 +47,13 @@ class AotCase:
 
     @property
     def streams(self) -> bool:
-        """Whether it reads tensors, and so is held to wide loads."""
-        return "scalar" not in self.name.split()
+        """Whether it reads aligned tensors, and so is held to wide loads."""
+        return not {"scalar", "unaligned"} & set(re.split(r"\W+", self.name))
+
+    @property
+    def reads_bytes(self) -> bool:
+        """Whether a tensor of 8-bit elements is among its arguments."""
+        return any(kind in ("*i8", "*u8", "*fp8e4nv", "*fp8e5") for kind in self.signature.values())
 
     def types(self) -> dict[str, str]:
         """The signature without alignments, with every constexpr in it."""
@@ -79,7 +90,11 @@ def ops() -> list[str]:
 def cases(op: str) -> list[AotCase]:
     """The cases of one module; `ValueError` for names that occur twice."""
     module = importlib.import_module(f"{triton_kernels.__name__}.{op}")
-    found = [AotCase(op, *entry) for entry in module.aot_cases()]
+    found = []
+    for name, function, signature, constexprs, options in module.aot_cases():
+        compiler = {key: value for key, value in options.items() if key != "arches"}
+        arches = tuple(options.get("arches", ARCHES))
+        found.append(AotCase(op, name, function, signature, constexprs, compiler, arches))
     names = [case.name for case in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

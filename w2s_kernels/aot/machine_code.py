@@ -26,27 +26,30 @@ class MachineCode:
     """Of one kernel on one architecture.
 
     registers: a thread's. shared: bytes a block, with what the launch adds. spills: instructions
-    that go to local memory, plus bytes of stack where there are any. loads: bytes of a global load
-    or asynchronous copy → how many instructions. bulk: instructions that copy whole tiles.
-    tensor: tensor-core opcode → how many. instructions: all of them.
+    that go to local memory, plus bytes of stack where there are any. loads, copies: bytes of a
+    global load, or of an asynchronous copy to shared memory → how many instructions. bulk:
+    instructions that copy whole tiles. tensor: tensor-core opcode → how many. instructions: all.
     """
 
     registers: int
     shared: int
     spills: int
     loads: Mapping[int, int] = field(default_factory=dict)
+    copies: Mapping[int, int] = field(default_factory=dict)
     bulk: int = 0
     tensor: Mapping[str, int] = field(default_factory=dict)
     instructions: int = 0
 
-    @property
-    def wide_share(self) -> float:
-        """Of the bytes that the load instructions name, the share in loads of 16 bytes or more."""
+    def wide_bytes(self, threads: int, stages: int, width: int = 16) -> int:
+        """What the loads of `width` bytes or more bring in one pass over the code.
+
+        A pipelined loop has its asynchronous copies `stages` times: before it and in it.
+        """
         if self.bulk:
-            return 1.0
-        total = sum(width * count for width, count in self.loads.items())
-        wide = sum(width * count for width, count in self.loads.items() if width >= 16)
-        return wide / total if total else 0.0
+            return 1 << 62
+        loads = sum(size * count for size, count in self.loads.items() if size >= width)
+        copies = sum(size * count for size, count in self.copies.items() if size >= width)
+        return threads * (loads + copies // max(1, stages))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -55,8 +58,10 @@ class MachineCode:
 
 def from_dict(data: Mapping[str, Any]) -> MachineCode:
     """What `as_dict` gave, after JSON has made names of the widths."""
-    loads = {int(width): int(count) for width, count in data["loads"].items()}
-    return MachineCode(**{**data, "loads": loads})
+    found = dict(data)
+    for name in ("loads", "copies"):
+        found[name] = {int(width): int(count) for width, count in data[name].items()}
+    return MachineCode(**found)
 
 
 def read(cubin: bytes, launch_shared: int) -> MachineCode:
@@ -79,21 +84,22 @@ def parse(code: str, registers: int, shared: int, local: int) -> MachineCode:
     """Counts the instructions of a disassembly."""
     opcodes = collections.Counter(_OPCODE.findall(code))
     loads: collections.Counter[int] = collections.Counter()
+    copies: collections.Counter[int] = collections.Counter()
     tensor: collections.Counter[str] = collections.Counter()
     spills, bulk = local, 0
     for opcode, count in opcodes.items():
         stem = opcode.partition(".")[0]
         if stem in ("LDL", "STL"):
             spills += count
-        elif stem == "LDG" or (stem == "LDGSTS" and opcode != "LDGSTS"):
-            loads[_width(opcode)] += count
+        elif stem in ("LDG", "LDGSTS"):
+            (loads if stem == "LDG" else copies)[_width(opcode)] += count
         elif stem in _BULK:
             bulk += count
         elif _TENSOR.match(stem):
             tensor[opcode] += count
     return MachineCode(
-        registers, shared, spills, dict(sorted(loads.items())), bulk, dict(sorted(tensor.items())),
-        sum(opcodes.values()),
+        registers, shared, spills, dict(sorted(loads.items())), dict(sorted(copies.items())), bulk,
+        dict(sorted(tensor.items())), sum(opcodes.values()),
     )  # fmt: skip
 
 

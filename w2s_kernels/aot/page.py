@@ -1,6 +1,6 @@
 """docs/gpu.md: a table of what the compiled kernels need and use."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from .compiling import Compiled
 from .machine_code import MachineCode
@@ -20,8 +20,10 @@ figures below as ceilings, and a forward to no spills.
 * **registers**: of a thread; 255 is the limit. **shared**: bytes a block. **spills**: instructions
   that go to local memory, and bytes of stack.
 * **16-byte loads**: of all instructions that load from global memory, those that load 16 bytes a
-  thread (`LDG.E.128`, `LDGSTS…128`); in brackets their share of the bytes. The others read targets,
-  options and the ends of rows. *bulk*: the copy engine moves whole tiles (`UTMALDG`, `UBLKCP`).
+  thread (`LDG.E.128`, `LDGSTS…128`); in brackets how much of the large tensors that the source
+  loads they can bring. The others read targets, options and the ends of rows. *bulk*: the copy
+  engine moves whole tiles (`UTMALDG`, `UBLKCP`). Heads of 8 bits may be read 8 bytes a thread, as
+  Hopper's products want their operands laid out: a warp still reads 256 bytes in a row.
 * **tensor cores**: the instructions of matrix products: `HMMA` (Ampere's, and on later ones for few
   rows), `HGMMA` (Hopper), `UTC…MMA` (Blackwell). Empty: a kernel without such a product, or one
   that multiplies in fp32, as it must to be right.
@@ -38,38 +40,39 @@ same bytes counts, though a cache may answer it.
 
 def page(found: Sequence[Compiled], traffic: Iterable[Traffic], triton: str) -> str:
     """The whole page as Markdown."""
-    by_op: dict[str, dict[str, dict[int, MachineCode]]] = {}
-    for one in found:
-        by_op.setdefault(one.case.op, {}).setdefault(one.case.name, {})[one.arch] = one.code
     lines = [_HEAD.format(triton=triton)]
-    for op, kernels in by_op.items():
-        lines += [f"## {op}", "", *table(kernels), ""]
+    for op in dict.fromkeys(one.case.op for one in found):
+        lines += [f"## {op}", "", *table([one for one in found if one.case.op == op]), ""]
     lines[-1:] = [_TRAFFIC, *_traffic(traffic)]
     return "\n".join(lines) + "\n"
 
 
-def table(kernels: Mapping[str, Mapping[int, MachineCode]]) -> list[str]:
+def table(found: Iterable[Compiled]) -> list[str]:
     """One line a kernel and architecture."""
     lines = [
         "| kernel | | registers | shared | spills | 16-byte loads | tensor cores |",
         "| --- | --- | ---: | ---: | ---: | ---: | --- |",
     ]
-    for name, arches in kernels.items():
-        shown = name
-        for arch, code in sorted(arches.items()):
-            lines.append(
-                f"| {shown} | sm_{arch} | {code.registers} | {code.shared} | {code.spills} "
-                f"| {_loads(code)} | {_tensor(code)} |"
-            )
-            shown = ""
+    before = ""
+    for one in found:
+        name, code = one.case.name, one.code
+        shown = "" if name == before else name
+        lines.append(
+            f"| {shown} | sm_{one.arch} | {code.registers} | {code.shared} | {code.spills} "
+            f"| {_loads(one)} | {_tensor(code)} |"
+        )
+        before = name
     return lines
 
 
-def _loads(code: MachineCode) -> str:
+def _loads(one: Compiled) -> str:
+    code = one.code
     if code.bulk:
         return f"bulk ({code.bulk})"
-    wide = sum(count for width, count in code.loads.items() if width >= 16)
-    return f"{wide} of {sum(code.loads.values())} ({code.wide_share:.0%})"
+    counts = [*code.loads.items(), *code.copies.items()]
+    wide = sum(count for width, count in counts if width >= 16)
+    share = f" ({one.wide_share():.0%})" if one.streamed else ""
+    return f"{wide} of {sum(count for _, count in counts)}{share}"
 
 
 def _tensor(code: MachineCode) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from .compiling import Compiled
 
-WIDE_SHARE = 0.5  # of the bytes that loads name; the rest is targets, options and row ends
+WIDE_SHARE = 0.9  # of the bytes of large tensors
 _SHORT = {"bf16", "f16", "f8E4M3FN", "f8E5M2", "i8"}  # what tensor cores multiply without loss
 _MEASURES = ("registers", "shared", "spills")
 
@@ -23,10 +23,13 @@ def broken(compiled: Compiled) -> list[str]:
     found = []
     if case.is_forward and code.spills:
         found.append(f"{where}: {code.spills} spills; a forward has none")
-    if case.streams and code.wide_share < WIDE_SHARE:
+    width = 8 if case.reads_bytes else 16
+    share = compiled.wide_share(width)
+    if case.streams and share < WIDE_SHARE:
         found.append(
-            f"{where}: only {code.wide_share:.0%} of its loads' bytes are in loads of 16 bytes "
-            f"({dict(code.loads)}); say with tl.multiple_of what is aligned"
+            f"{where}: only {share:.0%} of what it reads is read {width} bytes a thread "
+            f"(bytes: loads {dict(code.loads)}, copies {dict(code.copies)}); say with "
+            "tl.multiple_of what is aligned"
         )
     for dot in compiled.dots:
         if {dot.left, dot.right} <= _SHORT and not code.tensor:
