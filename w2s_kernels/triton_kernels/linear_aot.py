@@ -46,3 +46,11 @@ def case(
         else:
             constexprs[parameter.name] = None
     return name, function, signature, constexprs, {"num_warps": warps, "num_stages": stages}
+
+
+def on(cases: list[AotCase], arches: tuple[int, ...], more: str = "") -> list[AotCase]:
+    """The same cases for these architectures alone, with `more` after their names."""
+    return [
+        (name + more, function, signature, constexprs, {**options, "arches": arches})
+        for name, function, signature, constexprs, options in cases
+    ]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .common import INF, LEAF, exponent_scale
 from .launch import aligned, kernel, launch
-from .linear_aot import AotCase, case
+from .linear_aot import AotCase, case, on
 from .linear_device import head_logits
 from .linear_plan import cdiv
 from .linear_settings import for_arch
@@ -182,3 +182,8 @@ def descriptor_cases() -> list[AotCase]:
     name = f"bf16, {tile.rows} rows"
     launched = {"warps": tile.warps, "stages": tile.stages}
     return [case(name, fused_kernel, pointers, constants, **launched)]
+
+
+def aot_cases() -> list[AotCase]:
+    """The same, for the ahead-of-time checks."""
+    return on(descriptor_cases(), (90, 100))

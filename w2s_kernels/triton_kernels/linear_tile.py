@@ -15,7 +15,7 @@ import triton.language as tl
 
 from .common import INF, exponent_scale
 from .launch import kernel
-from .linear_aot import AotCase, case, tile_at_90
+from .linear_aot import AotCase, case, on, tile_at_90
 from .linear_device import head_logits, load_weight, tile_stats
 
 FIRST_E4M3_ARCH = 89  # below it, and in the interpreter, e4m3 bytes are decoded by hand
@@ -210,7 +210,7 @@ _BF16 = {**_OUTPUTS, "hidden": "bf16", "weight": "bf16"}
 
 
 def aot_cases() -> list[AotCase]:
-    """Variants that heads in bf16 and fp32 are launched as."""
+    """Variants that heads are launched as."""
     bf16, fp32 = torch.bfloat16, torch.float32
     wide = {**_OUTPUTS, "hidden": "fp32", "weight": "fp32"}
     biased = {**_BF16, "bias": "bf16"}
@@ -233,6 +233,9 @@ def aot_cases() -> list[AotCase]:
             "pair, bf16, 64 rows", pair_kernel, {**both, "target": "i64"}, constants,
             warps=tile.warps, stages=tile.stages,
         ),
+        *quantized_cases(80)[:1],
+        *on(quantized_cases(80)[1:], (80,), ", decoded"),
+        *on(quantized_cases(90)[1:], (90, 100)),
     ]  # fmt: skip
 
 
