@@ -11,11 +11,13 @@ import w2s.loop
 import w2s_kernels as wk
 from support.on_device import (
     DTYPES,
+    PROMPTS,
     assert_right,
     exact,
     ids,
     linear_slack,
     random,
+    tiny,
 )
 
 pytestmark = pytest.mark.gpu
@@ -187,8 +189,6 @@ def test_no_op_makes_the_host_wait(device, op):
 
 def test_the_rounds_of_a_search_never_make_the_host_wait(device):
     """Around the loop alone: before it prompts go to the device, after it results come back."""
-    from test_search_on_the_device import PROMPTS, tiny
-
     run, rounds = w2s.loop._run, []
 
     def watched(*arguments):
