@@ -94,7 +94,7 @@ def backward(
             bias_total = d_states.new_zeros(columns)
             for group in slices(rows, plan.rows):
                 n = group.stop - group.start
-                states = convert(hidden[group], dtype).masked_fill(~used[group], 0.0)
+                states = _used_states(hidden[group], used[group], dtype)
                 if few:
                     tile_products(side, dz.product, chunk)
                 else:
@@ -120,6 +120,13 @@ def backward(
         return hidden.new_empty(0), d_weight, d_bias
     # Zero already, unless the weights hold NaN.
     return d_states.masked_fill_(~used, 0.0).to(hidden.dtype), d_weight, d_bias
+
+
+def _used_states(hidden: Tensor, used: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy of hidden states in another dtype, zero where no target counts: 0·NaN is NaN."""
+    if hidden.dtype == dtype:
+        return hidden.masked_fill(~used, 0.0)
+    return hidden.to(dtype).masked_fill_(~used, 0.0)
 
 
 def _launch_gradient(
