@@ -11,6 +11,7 @@ _WARP = 32
 _DOT = re.compile(r"tt\.dot(?:_scaled)? (.*): tensor<[0-9x]*x(\w+)> \* tensor<[0-9x]*x(\w+)>")
 _LOAD = re.compile(r"tt\.load .*: tensor<([0-9x]+)x!tt\.ptr<(\w+)>")
 _LARGE = 4096  # bytes of a loaded tensor from which on it is a stream, not a row's few numbers
+_STAGES = re.compile(r"tt\.num_stages = (\d+)")
 _PRECISION = re.compile(r"inputPrecision = (\w+)")
 
 
@@ -75,9 +76,14 @@ def compile_case(case: AotCase, arch: int) -> Compiled:
         tuple(_dot(*found) for found in _DOT.findall(code)),
         sum(size for size in map(_bytes, _LOAD.findall(code)) if size >= _LARGE),
         _WARP * built.metadata.num_warps,
-        built.metadata.num_stages,
+        _stages(code, built.metadata.num_stages),
         read(built.asm["cubin"], built.metadata.shared),
     )
+
+
+def _stages(code: str, launched: int) -> int:
+    """Of the pipelined loops: what the loops say themselves, else what the launch says."""
+    return min(map(int, _STAGES.findall(code)), default=launched)
 
 
 def _bytes(found: tuple[str, str]) -> int:
