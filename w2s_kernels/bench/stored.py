@@ -196,7 +196,7 @@ ResultFile = OpFile | SearchFile | TrainingFile | ExperimentFile
 
 
 def read_all(given: Iterable[Path]) -> list[ResultFile]:
-        """All files, and all `*.json` of folders, sorted by name; `BadFile` for the first bad one.
+    """All files, and all `*.json` of folders, sorted by name; `BadFile` for the first bad one.
 
     What lies in a folder called `gpu` is the GPU suite's, which has pages of its own.
     """
