@@ -142,11 +142,13 @@ def test_a_pools_first_draws_are_a_smaller_pools(whole, folders):
 
 def test_the_report_is_published_with_its_plots(w2s, whole, tmp_path):
     page, data = tmp_path / "docs" / "quality.md", tmp_path / "results" / "sentiment.json"
-    done = w2s("reproduce", "report", whole, "--page", page, "--json", data)
+    note = "Other work ran beside it."
+    done = w2s("reproduce", "report", whole, "--page", page, "--json", data, "--note", note)
     assert done.code == 0, done.err
     text = page.read_text(encoding="utf-8")
     assert "w2s reproduce sentiment --quick --openings 3 --work" in text
     assert "(quality-tokens.svg)" in text
+    assert note in text
     assert (page.parent / "quality-candidates.svg").read_bytes() == (
         whole / "quality-candidates.svg"
     ).read_bytes()

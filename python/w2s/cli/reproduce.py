@@ -98,6 +98,9 @@ def report(
     page: Path | None = typer.Option(
         None, metavar="FILE", help="Also write it as a page of Markdown, with its plots beside it."
     ),
+    note: str = typer.Option(
+        "", metavar="TEXT", help="A sentence on how the run went, for the page."
+    ),
 ) -> None:
     """Judge the texts of a finished `w2s reproduce sentiment` again and print the tables."""
     import shutil
@@ -111,7 +114,7 @@ def report(
         if page is not None:
             from w2s.reproduce.page import publish
 
-            for path in publish(found, str(work), page):
+            for path in publish(found, str(work), page, note):
                 _say(f"wrote {path}")
     except OSError as error:
         raise BadInput(f"{error.filename}: {error.strerror}") from error

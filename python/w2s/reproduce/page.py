@@ -86,15 +86,18 @@ opening; how much smaller the pair's models are stands below.
   continuation has, for {accuracy_of_pieces:.1%}. VADER is a word list; it shares nothing with the
   pair or the judge.
 * Models: {models}.
-* Machine: {machine}. Versions: {versions}. Commit: {commits}. Searching took {time}.
+* Machine: {machine}. Versions: {versions}. Commit: {commits}. Searching took {time}.{note}
 * The same command gives the same texts on the same machine with the same number of threads.
   Another processor rounds the models' sums differently, and near-ties may then be decided
   differently.
 """
 
 
-def page(report: dict[str, Any], folder: str) -> str:
-    """The page's Markdown; `folder` is the run's, as the commands on the page name it."""
+def page(report: dict[str, Any], folder: str, note: str = "") -> str:
+    """The page's Markdown; `folder` is the run's, as the commands on the page name it.
+
+    note: a sentence on how the run went.
+    """
     experiment, judge = report["experiment_settings"], report["judge"]
     plan = experiment["runs"][0]["plan"]
     seeds = experiment["runs"][0]["seeds"]
@@ -136,13 +139,14 @@ def page(report: dict[str, Any], folder: str) -> str:
         versions=_listed(report["versions"]),
         commits=", ".join(report["commits"]),
         time=duration(report["seconds"]),
+        note=f" {note}" if note else "",
     )
 
 
-def publish(report: dict[str, Any], folder: str, path: Path) -> list[Path]:
-    """Writes the page and, beside it, its plots; returns what was written."""
+def publish(report: dict[str, Any], folder: str, path: Path, note: str = "") -> list[Path]:
+    """Writes the page (`page`) and, beside it, its plots; returns what was written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, [page(report, folder).encode()])
+    replace_file(path, [page(report, folder, note).encode()])
     plots = [path.parent / TOKENS_PLOT, path.parent / CANDIDATES_PLOT]
     plot_tokens(report, plots[0])
     plot_candidates(report, plots[1])
