@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import subprocess
 
 import pytest
 import torch
@@ -174,3 +175,22 @@ def test_the_floor_is_the_larger_of_bytes_and_exponentials():
     assert slow.floor == result.least_bytes == 2 * 2 * 64 * 4
     assert dataclasses.replace(result, read=1e12, exp=1.0).floor == 2 * 2 * 64
     assert "reads at least 0.00 MB" in report.headline(result)
+
+
+def test_a_stamp_marks_changed_code_and_not_the_results_written_beside_it(tmp_path, monkeypatch):
+    def git(*arguments):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    code, result = tmp_path / "code.py", tmp_path / "bench" / "results" / "one.json"
+    result.parent.mkdir(parents=True)
+    code.write_text("1")
+    result.write_text("1")
+    git("init")
+    git("add", ".")
+    git("-c", "user.name=t", "-c", "user.email=t@t", "commit", "-m", "all")
+    monkeypatch.setattr(report, "__file__", str(code))
+    clean = report.stamp()["commit"]
+    result.write_text("2")
+    assert report.stamp()["commit"] == clean
+    code.write_text("2")
+    assert report.stamp()["commit"] == f"{clean}-dirty"

@@ -30,12 +30,23 @@ def stamp() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    here = Path(__file__).parent
+    """The checkout's commit, marked when what is measured differs from it; None outside of one.
+
+    Result files may differ: a run of several benchmarks writes them as it goes.
+    """
     try:
-        head = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=10"]
-        return subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
+        head = _git("rev-parse", "--short=10", "HEAD")
+        changed = _git(
+            "status", "--porcelain", "--untracked-files=no", ":/", ":(top,exclude)bench/results"
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
+    return head + ("-dirty" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def headline(result: Result) -> str:
