@@ -16,6 +16,7 @@ if importlib.util.find_spec("transformers") is None:
 
 if TYPE_CHECKING:
     from w2s.errors import (
+        ExpoError,
         HeadError,
         ModelError,
         PlanError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from w2s.scoring import ResponseScore, score
 
 _HOME = {
+    "ExpoError": "errors",
     "HeadError": "errors",
     "ModelError": "errors",
     "PlanError": "errors",
@@ -75,6 +77,7 @@ __all__ = [
     "Chunk",
     "ChunkTrace",
     "EnsembleScorer",
+    "ExpoError",
     "Finding",
     "GuidedProposer",
     "HeadError",

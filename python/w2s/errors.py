@@ -46,3 +46,7 @@ class ModelError(W2SError, ValueError):
 
 class SearchError(W2SError, RuntimeError):
     """A search was asked for something it cannot give."""
+
+
+class ExpoError(W2SError, ValueError):
+    """Two checkpoints cannot be extrapolated, or a recipe for it has a field out of its range."""
