@@ -46,7 +46,8 @@ class TensorTask:
     aligned: θ₁'s tensor; the result has its name and shape. base: θ₀'s, None copies θ₁'s.
     alpha: 0.0 copies (converted to `out_code`). rows: entries of the first dimension that both
     have, None for all; later ones are copied. out_code: dtype of the result. why: in a few words,
-    why all or a part is copied; empty otherwise.
+    why all or a part is copied; empty otherwise. drawn_as: name of the tensor whose random bits it
+    takes in stochastic rounding (tied weights that are stored twice stay equal); empty for its own.
     """
 
     aligned: StoredTensor
@@ -55,6 +56,12 @@ class TensorTask:
     out_code: str
     rows: int | None = None
     why: str = ""
+    drawn_as: str = ""
+
+    @property
+    def key_name(self) -> str:
+        """The name that keys the random bits of stochastic rounding."""
+        return self.drawn_as or self.aligned.name
 
 
 @dataclass(frozen=True)
