@@ -27,6 +27,9 @@ _PUBLIC = {
     "select_beams": "ops.select_beams",
     "gather_beams": "ops.gather_beams",
     "gather_beams_": "ops.gather_beams",
+    "extrapolate": "ops.extrapolate",
+    "extrapolate_": "ops.extrapolate",
+    "key_of": "ops.extrapolate",
 }
 __all__ = [*_PUBLIC, "__version__"]
 
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
     from .dispatch import checks as checks
     from .dispatch import explain as explain
     from .head import Head as Head
+    from .ops.extrapolate import extrapolate as extrapolate
+    from .ops.extrapolate import extrapolate_ as extrapolate_
+    from .ops.extrapolate import key_of as key_of
     from .ops.gather_beams import gather_beams as gather_beams
     from .ops.gather_beams import gather_beams_ as gather_beams_
     from .ops.guided_logits import guided_logits as guided_logits
