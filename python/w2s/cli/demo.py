@@ -13,6 +13,7 @@ import typer
 
 from w2s.cli.errors import BadInput, one_sentence
 from w2s.cli.plans import Method, build_plan
+from w2s.reproduce.measures import vader
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -102,21 +103,6 @@ def _run(
         rows = f"{prompts} openings × {plan.pool}"
         note(f"{name}: {rows} rows of {max_new_tokens} tokens, {time.perf_counter() - start:.0f} s")
     return compare(openings, found["base"], found["guided"], judge)
-
-
-def vader() -> Callable[[str], float]:
-    """Compound sentiment of a text by VADER (Hutto and Gilbert, 2014).
-
-    Raises:
-        MissingDemoError: the package is not installed.
-    """
-    from w2s.embedded.demo_package import require_module
-
-    require_module("vaderSentiment")
-    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
-
-    analyzer = SentimentIntensityAnalyzer()
-    return lambda text: float(analyzer.polarity_scores(text)["compound"])
 
 
 def compare(

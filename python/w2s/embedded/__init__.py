@@ -4,8 +4,8 @@
 finds two folders beside this file. Nothing here downloads anything.
 """
 
-from w2s.embedded.review_data import Review, ReviewSplit, openings, reviews
+from w2s.embedded.review_data import Review, ReviewSplit, held_out, openings, reviews
 from w2s.embedded.smollm2 import large
 from w2s.embedded.tiny_pair import Pair, pair
 
-__all__ = ["Pair", "Review", "ReviewSplit", "large", "openings", "pair", "reviews"]
+__all__ = ["Pair", "Review", "ReviewSplit", "held_out", "large", "openings", "pair", "reviews"]

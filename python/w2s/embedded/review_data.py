@@ -65,21 +65,26 @@ def _part(text: str) -> int:
     return 0 if tenth < _PAIR_TENTHS else 1 if tenth < _PAIR_TENTHS + _JUDGE_TENTHS else 2
 
 
+def held_out() -> list[str]:
+    """Full-length (IMDB) reviews of the test part, ordered by a hash of their text."""
+    return sorted(
+        (review.text for review in reviews().test if review.source == "imdb"),
+        key=lambda text: hashlib.sha256(b"opening" + text.encode()).digest(),
+    )
+
+
 def openings(
     tokenizer: PreTrainedTokenizerBase, count: int, *, tokens: int = 8, skip: int = 0
 ) -> list[str]:
     """First `tokens` tokens of `count` held-out reviews, as text.
 
-    Only full-length (IMDB) reviews are used, ordered by a hash of their text, so any first `count`
-    of them is a fair sample; `skip` passes over that many, for a sample apart from the first.
+    They are those of `held_out` in its order, so any first `count` of them is a fair sample; `skip`
+    passes over that many, for a sample apart from the first.
 
     Raises:
         ValueError: the test part has fewer than `skip + count` such reviews.
     """
-    ordered = sorted(
-        (review.text for review in reviews().test if review.source == "imdb"),
-        key=lambda text: hashlib.sha256(b"opening" + text.encode()).digest(),
-    )
+    ordered = held_out()
     if skip < 0 or count < 0 or skip + count > len(ordered):
         raise ValueError(
             f"count={count} with skip={skip} is beyond the {len(ordered)} held-out reviews"

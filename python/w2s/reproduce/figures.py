@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from w2s.reproduce.bootstrap import RESAMPLES, Estimate, mean_interval
 from w2s.reproduce.experiment import BASE, BON, CBS, EFT, Experiment, Method, Run
+from w2s.reproduce.measures import distinct_2
 from w2s.reproduce.store import Key, Record
 
 JUDGES = ("judge", "vader")
@@ -39,12 +39,6 @@ class MethodFigures:
     pair_tokens: float
     seconds: float
     seconds_shared: bool
-
-
-def distinct_2(text: str) -> float:
-    """Share of a text's word pairs that are different; 1 for a text without one."""
-    pairs = list(itertools.pairwise(text.split()))
-    return len(set(pairs)) / len(pairs) if pairs else 1.0
 
 
 def measured(

@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +93,29 @@ class Judge:
                 f"{len(judge.weight)} weights; they must be as many"
             )
         return judge
+
+
+def kept_judge(path: Path, say: Callable[[str], None]) -> Judge:
+    """The judge in the file `path`, trained on the reviews and kept there when there is none yet.
+
+    Raises:
+        ValueError: the file is damaged.
+        MissingDemoError: the reviews or scikit-learn are not installed.
+    """
+    if path.exists():
+        try:
+            return Judge.load(path)
+        except ValueError as error:
+            raise ValueError(f"{error}; remove it to have the judge trained again") from error
+    from w2s import embedded
+
+    say("training the review judge …")
+    parts = embedded.reviews()
+    judge = train_judge(parts.judge, parts.test)
+    scratch = path.with_suffix(".tmp")
+    judge.save(scratch)
+    scratch.replace(path)
+    return judge
 
 
 def terms(text: str) -> list[str]:

@@ -15,7 +15,8 @@ from w2s.reproduce import stamp
 from w2s.reproduce.draws import draw
 from w2s.reproduce.experiment import OPENING_TOKENS, Batch, Experiment, full, quick
 from w2s.reproduce.figures import measured, report
-from w2s.reproduce.judge import Judge, train_judge
+from w2s.reproduce.judge import Judge, kept_judge
+from w2s.reproduce.measures import vader
 from w2s.reproduce.pace import PROBE_TOKENS, announcement, paced, seconds_left
 from w2s.reproduce.plots import plot_candidates, plot_tokens
 from w2s.reproduce.store import Store, read_manifest, read_records
@@ -114,21 +115,10 @@ def judge_in(folder: Path, say: Callable[[str], None]) -> Judge:
     Raises:
         BadInput: the file is damaged.
     """
-    path = folder / JUDGE_FILE
-    if path.exists():
-        try:
-            return Judge.load(path)
-        except ValueError as error:
-            raise BadInput(f"{error}; remove it to have the judge trained again") from error
-    from w2s import embedded
-
-    say("training the review judge …")
-    parts = embedded.reviews()
-    judge = train_judge(parts.judge, parts.test)
-    scratch = path.with_suffix(".tmp")
-    judge.save(scratch)
-    scratch.replace(path)
-    return judge
+    try:
+        return kept_judge(folder / JUDGE_FILE, say)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
 
 
 def make_report(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -137,8 +127,6 @@ def make_report(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     Raises:
         BadInput: batches are missing, or the folder holds something else.
     """
-    from w2s.cli.demo import vader
-
     made_with = read_manifest(folder)
     if made_with.get("w2s reproduce sentiment") != _LAYOUT:
         raise BadInput(
