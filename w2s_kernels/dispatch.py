@@ -8,7 +8,7 @@ defined; a call looks its backend up by device type. `W2S_KERNELS_BACKEND` (read
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,6 +18,9 @@ from .errors import BackendError, RangeError
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 _DEVICE_TYPES = {"cuda": ("cuda",), "triton": triton_kernels.device_types(), "cpu": ("cpu",)}
+
+# A backend's op -> the Python function behind it, for those of Triton.
+python_functions: dict[Any, Callable[..., Any]] = {}
 
 _table: dict[str, dict[str, Any]] = {}
 _refused: dict[str, dict[str, str]] = {}

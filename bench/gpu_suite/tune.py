@@ -96,12 +96,13 @@ def tune_logits(arch: int) -> None:
     import torch
 
     settings = importlib.import_module("w2s_kernels.triton_kernels.settings")
+    rows = importlib.import_module("w2s_kernels.triton_kernels.rows")
     table = settings._TABLE
     entry = entry_for(table, arch)
 
     def timed(run: Callable[[], float], put: Callable[[Any], None], choice: Any) -> float | None:
         put(choice)
-        settings.settings.cache_clear()
+        rows.forget_settings()
         found = _able(run)
         print(f"  {choice}: {'cannot run' if found is None else f'{found:.4f} ms'}", flush=True)
         return found
@@ -128,7 +129,7 @@ def tune_logits(arch: int) -> None:
             (1, 2, 4, 6, 8), entry["programs_per_sm"], functools.partial(timed, run, put_programs)
         )
     )
-    settings.settings.cache_clear()
+    rows.forget_settings()
     _write(settings, table, "settings.json")
 
 

@@ -75,9 +75,7 @@ def backends() -> list["Backend"]:
 def split_rows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Few rows are split over programs, as on a large GPU: a program a leaf."""
     monkeypatch.setattr(settings, "_INTERPRETED_SMS", 1000)
-    for remembered in (settings.settings, rows.planned):
-        remembered.cache_clear()
+    rows.forget_settings()
     yield
     monkeypatch.undo()
-    for remembered in (settings.settings, rows.planned):
-        remembered.cache_clear()
+    rows.forget_settings()

@@ -85,7 +85,10 @@ def define(
             )
         elif name.endswith("_backward"):
             torch.library.register_autograd(qualified, _refuse_second_order(name), lib=library)
-        dispatch.register(name, backend, getattr(getattr(torch.ops, namespace), name).default)
+        op = getattr(getattr(torch.ops, namespace), name).default
+        dispatch.register(name, backend, op)
+        if backend == "triton" and implementation is not None:
+            dispatch.python_functions[op] = implementation
 
 
 def primitives(schemas: dict[str, str]) -> tuple[str, ...]:

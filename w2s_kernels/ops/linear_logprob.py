@@ -9,6 +9,7 @@ from .. import dispatch
 from ..head import Head
 from . import _check, _linear, _linear_cpu, _linear_reference, _op, _stats
 from ._linear import HeadArgs, RowLaw
+from ._warm import warm
 
 tolerance = _linear.tolerance
 
@@ -45,6 +46,7 @@ def linear_logprob(
     entropy: Literal[True],
     invariant: bool = False,
 ) -> tuple[Tensor, Tensor]: ...
+@warm
 def linear_logprob(
     hidden: Tensor,
     head: Head,

@@ -10,6 +10,7 @@ from .. import dispatch
 from ..head import Head
 from . import _check, _linear, _linear_cpu, _linear_reference, _op, _stats
 from ._linear import HeadArgs, RowLaw
+from ._warm import warm
 
 # linear_logprob defines `linear_logprob_backward`, which each side's gradient is.
 from .linear_logprob import example_inputs as _one_side
@@ -41,6 +42,7 @@ def example_inputs(
     return tuned[0], tuned[1], untuned[0], untuned[1], tuned[2]
 
 
+@warm
 def linear_logprob_diff(
     hidden_t: Tensor,
     head_t: Head,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import dispatch
 from . import _check, _op, _stats
+from ._warm import warm
 
 # |error| ≤ ATOL + RTOL·|value| against float64 of the same rounded inputs (+ the softcap's term).
 ATOL, RTOL = 2e-6, 2e-7
@@ -47,6 +48,7 @@ def logprob(
     valid_vocab: int | None = None,
     entropy: Literal[True],
 ) -> tuple[Tensor, Tensor]: ...
+@warm
 def logprob(
     logits: Tensor,
     target: Tensor,

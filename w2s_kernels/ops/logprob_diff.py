@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import dispatch
 from . import _check, _op, _stats
+from ._warm import warm
 from .logprob import ATOL, RTOL
 
 __all__ = ["ATOL", "RTOL", "example_inputs", "logprob_diff", "tolerance"]
@@ -38,6 +39,7 @@ def example_inputs(
     return tuned.to(dtype), untuned.to(dtype), target
 
 
+@warm
 def logprob_diff(
     tuned: Tensor,
     untuned: Tensor,

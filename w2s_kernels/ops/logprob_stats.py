@@ -8,6 +8,7 @@ from torch import Tensor
 from .. import dispatch
 from ..errors import RangeError
 from . import _check, _op, _stats
+from ._warm import warm
 from .logprob import ATOL, RTOL, example_inputs, tolerance
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
 Stats = tuple[Tensor, Tensor, Tensor]
 
 
+@warm
 def logprob_stats(
     logits: Tensor,
     target: Tensor,

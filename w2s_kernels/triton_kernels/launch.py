@@ -13,8 +13,10 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch.utils._python_dispatch import _disable_current_modes
 
 from . import INTERPRETED
+from .replay import recorder
 
 _compiled: dict[tuple[Hashable, ...], Any] = {}
 
@@ -54,22 +56,41 @@ def launch(
     """
     if 0 in grid:
         return
+    record = recorder()
+    if record is not None:
+        with _disable_current_modes():  # what Triton itself does is part of the launch
+            made = _launch(function, grid, device, arguments, key, warps, stages)
+        record.add(made, grid, arguments)
+        return
+    _launch(function, grid, device, arguments, key, warps, stages)
+
+
+def _launch(
+    function: Any,
+    grid: tuple[int, int, int],
+    device: torch.device,
+    arguments: tuple[Any, ...],
+    key: Hashable,
+    warps: int,
+    stages: int,
+) -> Any:
+    """Launches and returns what `[grid](*arguments)` launches again."""
     if INTERPRETED:
         function[grid](*arguments)
-        return
+        return function
     index = device.index
     if torch.cuda.current_device() != index:
         with torch.cuda.device(index):
-            launch(function, grid, device, arguments, key, warps=warps, stages=stages)
-        return
+            return _launch(function, grid, device, arguments, key, warps, stages)
     compiled = _compiled.get((function, index, warps, stages, key))
     if compiled is None:
         compiled = function[grid](
             *arguments, num_warps=warps, num_stages=stages, enable_fp_fusion=False
         )
         _compiled[(function, index, warps, stages, key)] = compiled
-        return
+        return compiled
     compiled[grid](*arguments, stream=torch._C._cuda_getCurrentRawStream(index))
+    return compiled
 
 
 def aligned(*tensors: torch.Tensor) -> bool:

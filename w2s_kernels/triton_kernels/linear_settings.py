@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ..errors import RangeError
+from ..ops._warm import forget
 
 _TABLE: dict[str, Any] = json.loads(Path(__file__).with_name("linear_settings.json").read_text())
 PATHS = ("tile", "chunked", "fused")
@@ -88,7 +89,9 @@ def use_path(path: str | None) -> Iterator[None]:
     if path is not None and path not in PATHS:
         raise RangeError(f"path {path!r} is unknown; choose one of {', '.join(PATHS)}")
     before, _forced = _forced, path
+    forget()
     try:
         yield
     finally:
         _forced = before
+        forget()

@@ -12,6 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ..ops._warm import forget
 from .common import INF, LEAF, combine, effective, exponent_scale, leaf_stats, row_temperature
 from .launch import kernel, launch
 from .settings import settings
@@ -189,6 +190,13 @@ def planned(
         stages=chosen.stages,
     )
     return Plan(code, chosen.warps, leaves, leaves_per_program(rows, leaves, chosen.programs))
+
+
+def forget_settings() -> None:
+    """Lets plans and recordings of earlier calls be made anew; for a table that has changed."""
+    settings.cache_clear()
+    planned.cache_clear()
+    forget()
 
 
 def leaf_count(valid: int) -> int:
