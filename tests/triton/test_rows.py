@@ -84,3 +84,21 @@ def test_more_targets_than_a_block_of_them(backend):
         value = w2s_kernels.logprob(logits, target)
     (theirs,) = torch.autograd.grad(value, logits, weight)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6 * weight.abs().sum().item())
+
+
+def test_a_changed_table_is_read_again_when_settings_are_forgotten(backend, monkeypatch):
+    from w2s_kernels.triton_kernels import rows as cut
+    from w2s_kernels.triton_kernels import settings
+
+    logits = torch.randn(2, V)
+    before = cut.plan(logits, V, 0.0, False)
+    name = min(settings._TABLE, key=int)
+    changed = {**settings._TABLE[name], "warps": {"16": 16, "32": 16}}
+    monkeypatch.setitem(settings._TABLE, name, changed)
+    cut.forget_settings()
+    after = cut.plan(logits, V, 0.0, False)
+    monkeypatch.undo()
+    cut.forget_settings()
+    assert before.warps != 16
+    assert after.warps == 16
+    assert cut.plan(logits, V, 0.0, False) == before
