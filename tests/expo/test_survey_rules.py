@@ -238,6 +238,15 @@ def test_a_damaged_tokenizer_is_a_warning(check, pair):
     assert "the aligned model" in the(survey, "tokenizer").what
 
 
+def test_a_tokenizer_file_that_cannot_be_is_not_read(check, pair):
+    (pair.aligned / "merges.txt").touch()
+    os.truncate(pair.aligned / "merges.txt", 1 << 33)
+    assert "merges.txt: more than 256 MiB" in the(check(), "tokenizer").what
+    (pair.aligned / "merges.txt").unlink()
+    (pair.aligned / "merges.txt").symlink_to("merges.txt")
+    assert codes(check()) == [("warning", "tokenizer")]
+
+
 def test_the_form_of_merges_is_no_difference(check, pair):
     def write(folder, merges):
         vocab = {letter: number for number, letter in enumerate("abcd")} | {"ab": 4, "abc": 5}

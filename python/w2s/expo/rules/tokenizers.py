@@ -12,6 +12,7 @@ from typing import Any
 from w2s.preflight.finding import Finding, error, note, warning
 
 _NAMED = 4
+_LIMIT = 1 << 28  # bytes; the largest tokenizers have a tenth of it
 _FILES = (
     "tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
     "added_tokens.json",
@@ -31,7 +32,9 @@ class Tokenizer:
         for name in _FILES:
             path = self.folder / name
             try:
-                if path.is_file():
+                if path.is_file() or path.is_symlink():
+                    if path.stat().st_size > _LIMIT:
+                        raise OSError(f"more than {_LIMIT >> 20} MiB")
                     found[name] = path.read_bytes()
             except OSError as reason:
                 self.problem = f"{name}: {reason.strerror or reason}"
@@ -57,7 +60,9 @@ class Tokenizer:
         if "tokenizer.json" not in self.files or self.vocabulary is None:
             return None
         merges = json.loads(self.files["tokenizer.json"])["model"].get("merges")
-        return merges and [one if isinstance(one, str) else " ".join(one) for one in merges]
+        if not isinstance(merges, list):
+            return None
+        return [one if isinstance(one, str) else " ".join(map(str, one)) for one in merges]
 
     def _of_json(self) -> dict[str, int]:
         content = json.loads(self.files["tokenizer.json"])
@@ -87,7 +92,12 @@ def tokenizer_findings(
 ) -> Iterator[Finding]:
     """rows: of the vocabulary that both sides have; None when no tensor has such rows. used:
     whether any of them is extrapolated."""
-    absent = [name for one, name in zip((base, aligned), who, strict=True) if not one.files]
+    sides = [*zip((base, aligned), who, strict=True)]
+    absent = [name for one, name in sides if not one.files and not one.problem]
+    damaged = [(one, name) for one, name in sides if one.problem]
+    if damaged:
+        yield _unreadable(*damaged[0])
+        return
     if absent:
         yield note(
             "tokenizer-missing",
@@ -98,16 +108,20 @@ def tokenizer_findings(
         return
     if base.files == aligned.files and _same_added(base, aligned):
         return
-    for one, name in zip((base, aligned), who, strict=True):
+    for one, name in sides:
         if one.vocabulary is None:
-            yield warning(
-                "tokenizer",
-                f"the tokenizer of {name} cannot be read ({one.problem})",
-                "copy its tokenizer files from their source again: whether a row is the same token "
-                "in both was not looked at",
-            )
+            yield _unreadable(one, name)
             return
     yield from _compared(base, aligned, rows, used, who)
+
+
+def _unreadable(one: Tokenizer, name: str) -> Finding:
+    return warning(
+        "tokenizer",
+        f"the tokenizer of {name} cannot be read ({one.problem})",
+        "copy its tokenizer files from their source again: whether a row is the same token in both "
+        "was not looked at",
+    )
 
 
 def _same_added(base: Tokenizer, aligned: Tokenizer) -> bool:
