@@ -9,6 +9,7 @@ BIN := .venv/bin
 DEPS := .venv/.deps
 INSTALLED := .venv/.installed
 TRITON := .venv/.triton
+PEERS := trl mergekit
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find csrc w2s_kernels python -type f \
   -not -name '*.pyc' -not -name '*.so')
 CXX_SOURCES = $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu')
@@ -61,13 +62,19 @@ test-transformers: $(INSTALLED)  ## The Python tests with another transformers (
 	PYTHONPATH=build/transformers-$(VERSION) $(PYTEST) -m "not full and not models" \
 	  tests/decoder tests/cli tests/train
 
-test-peers: $(INSTALLED) $(TRITON)  ## Compare logprob with TRL's, in an environment of its own above .venv
-	$(BIN)/python -m venv --without-pip build/peers/trl
-	$(BIN)/python -m pip --python build/peers/trl/bin/python install --quiet --disable-pip-version-check \
-	  --require-hashes --no-deps -r requirements/peers-trl.lock
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
-	  > "$$(build/peers/trl/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/below.pth"
+test-peers: $(INSTALLED) $(TRITON) $(PEERS:%=build/peers/%/.installed)  ## Compare with TRL and mergekit, each in an environment of its own above .venv
 	PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 build/peers/trl/bin/python -m pytest tests/peers
+	PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 build/peers/mergekit/bin/python -m pytest tests/peers
+
+# The peer's own packages come first, what they lack from .venv; an unfinished one is made anew.
+build/peers/%/.installed: requirements/peers-%.lock $(DEPS)
+	@rm -rf build/peers/$*
+	$(BIN)/python -m venv --without-pip build/peers/$*
+	$(BIN)/python -m pip --python build/peers/$*/bin/python install --quiet --disable-pip-version-check \
+	  --require-hashes --no-deps -r $<
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	  > "$$(build/peers/$*/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/below.pth"
+	@touch $@
 
 test-neon: $(DEPS)  ## Compare the NEON kernels with the plain ones, bit for bit, under qemu
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/same_bits/aarch64 -DW2S_SAME_BITS=ON \
