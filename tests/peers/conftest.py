@@ -2,4 +2,5 @@
 
 from importlib import util
 
-collect_ignore = [] if util.find_spec("trl") else ["test_trl.py"]
+PEERS = ("trl", "mergekit")
+collect_ignore = [f"test_{peer}.py" for peer in PEERS if util.find_spec(peer) is None]

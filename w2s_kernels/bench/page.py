@@ -2,9 +2,9 @@
 page.
 
 Takes files and folders of files that `python -m w2s_kernels.bench OP --json FILE`,
-`bench/end_to_end/public_way.py --json FILE` and `bench/training/train_speed.py --json FILE` wrote;
-a report of `w2s reproduce` among them is only named. The page depends on the files alone: the same
-files give the same page. Needs no torch.
+`bench/end_to_end/public_way.py --json FILE`, `bench/training/train_speed.py --json FILE` and
+`bench/expo/expo_speed.py --json FILE` wrote; a report of `w2s reproduce` among them is only named.
+The page depends on the files alone: the same files give the same page. Needs no torch.
 """
 
 import argparse
@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
+from .page_expo import INTRODUCTION as EXPO
+from .page_expo import expo_part
 from .page_training import INTRODUCTION as TRAINING
 from .page_training import training_part
 from .stored import (
@@ -28,6 +30,7 @@ from .stored import (
     TrainingFile,
     read_all,
 )
+from .stored_expo import ExpoFile
 from .tables import table as _table
 from .targets import ALL, verdicts
 
@@ -41,10 +44,10 @@ _INTRODUCTION = f"""# Performance
 w2s_kernels/bench/page.py instead. -->
 
 How fast the ops are beside plain torch and beside what the machine itself can do, how a whole
-search compares with the way the paper's public code works, and training with plain torch. Every
-table comes from a file under `{_FOLDER}/`; the line above it names the machine. **Absolute times
-belong to that machine, and on a shared one to that hour. The ratios count**: whoever is compared in
-a table took turns in one run.
+search compares with the way the paper's public code works, training with plain torch, and weight
+extrapolation with plain copying and mergekit. Every table comes from a file under `{_FOLDER}/`; the
+line above it names the machine. **Absolute times belong to that machine, and on a shared one to
+that hour. The ratios count**: whoever is compared in a table took turns in one run.
 
 ## What the columns mean
 
@@ -107,6 +110,9 @@ def page(files: Sequence[ResultFile]) -> str:
     trainings = [file for file in files if isinstance(file, TrainingFile)]
     if trainings:
         parts += [TRAINING, *(training_part(file, _FOLDER) for file in trainings)]
+    expos = [file for file in files if isinstance(file, ExpoFile)]
+    if expos:
+        parts += [EXPO, *(expo_part(file, _FOLDER) for file in expos)]
     experiments = [file.name for file in files if isinstance(file, ExperimentFile)]
     if experiments:
         parts.append(

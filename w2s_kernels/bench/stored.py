@@ -1,14 +1,17 @@
 """Result files as they were written by `python -m w2s_kernels.bench OP --json`, by
-`bench/end_to_end/public_way.py --json` and by `bench/training/train_speed.py --json`, read back and
-checked; the report of `w2s reproduce report --json` is known and left aside. Imports without torch.
+`bench/end_to_end/public_way.py --json`, by `bench/training/train_speed.py --json` and by
+`bench/expo/expo_speed.py --json`, read back and checked; the report of `w2s reproduce report
+--json` is known and left aside. Imports without torch.
 """
 
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from .stored_expo import ExpoFile, expo_file
+from .stored_parts import Stamp, number, read_stamp
 
 # The options that say an op's size, in the order of the command line.
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -29,29 +32,6 @@ _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 class BadFile(Exception):
     """A file that cannot be shown; the message is one sentence that names it."""
-
-
-@dataclass(frozen=True)
-class Stamp:
-    """Machine, versions and commit of a file."""
-
-    cpu: str
-    cores: int
-    cuda: tuple[str, ...]
-    isa: str
-    threads: int
-    torch: str
-    commit: str
-    date: str
-
-    def line(self, device: str, threads: Sequence[int] = ()) -> str:
-        """One line, for results on `device`; `threads` in place of the file's own number."""
-        count = " and ".join(map(str, threads or (self.threads,)))
-        count += " thread" if count == "1" else " threads"
-        machine = f"{self.cpu}, {self.isa}, {count} of {self.cores} cores"
-        if device.startswith("cuda"):
-            machine = f"{', '.join(self.cuda)}; host {machine}"
-        return f"{machine}; torch {self.torch}; commit {self.commit}; {self.date}"
 
 
 @dataclass(frozen=True)
@@ -192,7 +172,7 @@ class ExperimentFile:
     experiment: str
 
 
-ResultFile = OpFile | SearchFile | TrainingFile | ExperimentFile
+ResultFile = OpFile | SearchFile | TrainingFile | ExpoFile | ExperimentFile
 
 
 def read_all(given: Iterable[Path]) -> list[ResultFile]:
@@ -222,6 +202,8 @@ def read(path: Path, name: str) -> ResultFile:
             return _experiment_file(name, data)
         if "training" in data:
             return _training_file(name, data)
+        if "expo" in data:
+            return expo_file(name, data)
         if "runs" in data:
             return _search_file(name, data)
         return _op_file(name, data)
@@ -233,29 +215,8 @@ def read(path: Path, name: str) -> ResultFile:
         why = str(error)
     raise BadFile(
         f"{path} is not a result file of python -m w2s_kernels.bench OP --json, of "
-        "bench/end_to_end/public_way.py --json, of bench/training/train_speed.py --json or of "
-        f"w2s reproduce report --json: {why}"
-    )
-
-
-def _number(value: Any, name: str, *, zero: bool = False) -> float:
-    right = isinstance(value, int | float) and not isinstance(value, bool)
-    if not right or not (0 <= value < math.inf) or (value == 0 and not zero):
-        raise ValueError(f"{name} is {value!r}, not a number {'>=' if zero else '>'} 0")
-    return float(value)
-
-
-def _stamp(data: Any) -> Stamp:
-    devices = tuple(str(device["name"]) for device in data["cuda"])
-    return Stamp(
-        cpu=str(data["cpu"]["model"]),
-        cores=int(_number(data["cpu"]["cores"], "cores")),
-        cuda=devices,
-        isa=str(data["isa"]),
-        threads=int(_number(data["threads"], "threads")),
-        torch=str(data["versions"]["torch"]),
-        commit=str(data["commit"] or "unknown"),
-        date=str(data["date"]).split()[0],
+        "bench/end_to_end/public_way.py --json, of bench/training/train_speed.py --json, of "
+        f"bench/expo/expo_speed.py --json or of w2s reproduce report --json: {why}"
     )
 
 
@@ -263,7 +224,7 @@ def _op_file(name: str, data: Any) -> OpFile:
     results = tuple(_sized(result) for result in data["results"])
     if len({(result.op, result.device) for result in results}) != 1:
         raise ValueError("it does not hold results of just one op on one device")
-    return OpFile(name, _stamp(data["stamp"]), results)
+    return OpFile(name, read_stamp(data["stamp"]), results)
 
 
 def _sized(data: Any) -> Sized:
@@ -274,16 +235,16 @@ def _sized(data: Any) -> Sized:
         if option == "dtype":
             size[option] = _DTYPES[value]
         else:
-            size[option] = int(_number(value, option))
+            size[option] = int(number(value, option))
     return Sized(
         op=data["op"],
         device=str(data["size"]["device"]),
         size=size,
-        least_bytes=_number(data["least_bytes"], "least_bytes", zero=True),
-        exps=_number(data["exps"], "exps", zero=True),
-        read=_number(data["read"], "read"),
-        exp=_number(data["exp"], "exp"),
-        floor=_number(data["floor"], "floor"),
+        least_bytes=number(data["least_bytes"], "least_bytes", zero=True),
+        exps=number(data["exps"], "exps", zero=True),
+        read=number(data["read"], "read"),
+        exp=number(data["exp"], "exp"),
+        floor=number(data["floor"], "floor"),
         providers=tuple(str(row["provider"]) for row in data["rows"]),
         rows=tuple(_row(row) for row in data["rows"] if row["absent"] is None),
         absent={r["provider"]: str(r["absent"]) for r in data["rows"] if r["absent"] is not None},
@@ -295,11 +256,11 @@ def _row(data: Any) -> Row:
     return Row(
         provider=str(data["provider"]),
         cold=(
-            _number(cold["lower"], "lower"),
-            _number(cold["median"], "median"),
-            _number(cold["upper"], "upper"),
+            number(cold["lower"], "lower"),
+            number(cold["median"], "median"),
+            number(cold["upper"], "upper"),
         ),
-        hot=_number(data["hot"]["median"], "median"),
+        hot=number(data["hot"]["median"], "median"),
         ratio=None if ratio is None else float(ratio),
         right=bool(data["right"]),
     )
@@ -308,13 +269,13 @@ def _row(data: Any) -> Row:
 def _search_file(name: str, data: Any) -> SearchFile:
     return SearchFile(
         name=name,
-        stamp=_stamp(data["stamp"]),
+        stamp=read_stamp(data["stamp"]),
         models=str(data["models"]),
         dtype=str(data["dtype"]),
         device=str(data["device"]),
-        threads=int(_number(data["threads"], "threads")),
-        prompt_tokens=int(_number(data["prompt_tokens"], "prompt_tokens")),
-        new_tokens=int(_number(data["new_tokens"], "new_tokens")),
+        threads=int(number(data["threads"], "threads")),
+        prompt_tokens=int(number(data["prompt_tokens"], "prompt_tokens")),
+        new_tokens=int(number(data["new_tokens"], "new_tokens")),
         runs=tuple(_search_run(run) for run in data["runs"]),
     )
 
@@ -323,11 +284,11 @@ def _search_run(data: Any) -> SearchRun:
     who = ("public", "ours")
     peak = data.get("peak_bytes")
     return SearchRun(
-        prompts=int(_number(data["prompts"], "prompts")),
-        seconds={w: tuple(_number(s, "seconds") for s in data["seconds"][w]) for w in who},
-        parts={w: {p: _number(s, p, zero=True) for p, s in data["parts"][w].items()} for w in who},
-        outside=_number(data["outside_share"], "outside_share", zero=True),
-        peak=peak and {w: _number(peak[w], "peak_bytes") for w in who},
+        prompts=int(number(data["prompts"], "prompts")),
+        seconds={w: tuple(number(s, "seconds") for s in data["seconds"][w]) for w in who},
+        parts={w: {p: number(s, p, zero=True) for p, s in data["parts"][w].items()} for w in who},
+        outside=number(data["outside_share"], "outside_share", zero=True),
+        peak=peak and {w: number(peak[w], "peak_bytes") for w in who},
     )
 
 
@@ -338,12 +299,12 @@ def _training_file(name: str, data: Any) -> TrainingFile:
         raise ValueError("training holds no run")
     return TrainingFile(
         name=name,
-        stamp=_stamp(data["stamp"]),
+        stamp=read_stamp(data["stamp"]),
         device=str(data["device"]),
         dtype=str(data["dtype"]),
-        rounds=int(_number(data["rounds"], "rounds")),
-        loss_tolerance=_number(tolerance["loss"], "tolerance"),
-        gradient_tolerance=_number(tolerance["gradient"], "tolerance"),
+        rounds=int(number(data["rounds"], "rounds")),
+        loss_tolerance=number(tolerance["loss"], "tolerance"),
+        gradient_tolerance=number(tolerance["gradient"], "tolerance"),
         absent={str(way): str(why) for way, why in data["absent"].items()},
         runs=runs,
     )
@@ -351,7 +312,7 @@ def _training_file(name: str, data: Any) -> TrainingFile:
 
 def _training_run(data: Any) -> TrainingRun:
     numbers = {
-        key: int(_number(data[key], key))
+        key: int(number(data[key], key))
         for key in ("threads", "vocab", "dim", "layers", "tokens", "targets")
     }
     ways = {str(way): _training_way(found) for way, found in data["ways"].items()}
@@ -361,14 +322,14 @@ def _training_run(data: Any) -> TrainingRun:
 
 
 def _training_way(data: Any) -> TrainingWay:
-    seconds = tuple(_number(second, "seconds") for second in data["seconds"])
+    seconds = tuple(number(second, "seconds") for second in data["seconds"])
     if not seconds:
         raise ValueError("a way of training has no seconds")
     peak = data.get("peak_bytes")
     return TrainingWay(
         seconds=seconds,
-        far=_number(data["far"]["gradient"], "far", zero=True),
-        peak=None if peak is None else _number(peak, "peak_bytes", zero=True),
+        far=number(data["far"]["gradient"], "far", zero=True),
+        peak=None if peak is None else number(peak, "peak_bytes", zero=True),
     )
 
 

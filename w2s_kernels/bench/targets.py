@@ -1,10 +1,11 @@
-"""What the ops and the search are held to on a CPU, and whether stored results keep it."""
+"""What ops, search and `w2s expo` are held to on a CPU, and whether stored results keep it."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import median
 
 from .stored import OpFile, ResultFile, SearchFile, Sized
+from .stored_expo import OURS, STATES, ExpoFile
 
 FLOOR = "logprob_diff, N=256: at least 85 % of the floor"
 EAGER = "logprob_diff, N=256, fp32: at least 8 × as fast as eager torch"
@@ -16,7 +17,11 @@ ONE = "search, 1 prompt: at least 4 × as fast as the public way"
 EIGHT = "search, 8 prompts: at least 8 × as fast as the public way"
 OUTSIDE = "search: at most 5 % of the time outside the forwards"
 MEMORY = "search: at most 1/5 of the public way's memory above the weights"
-ALL = (FLOOR, EAGER, COMPILE, PRODUCTS, SAMPLE, MOVES, ONE, EIGHT, OUTSIDE, MEMORY)
+EXPO = "w2s expo: at least 90 % of the speed of plain copying"
+EXPO_MEMORY = "w2s expo: at most four times the largest tensor and 200 MiB above the imports"
+ALL = (
+    FLOOR, EAGER, COMPILE, PRODUCTS, SAMPLE, MOVES, ONE, EIGHT, OUTSIDE, MEMORY, EXPO, EXPO_MEMORY,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ def verdicts(files: Iterable[ResultFile]) -> list[Verdict]:
     for file in files:
         if isinstance(file, SearchFile):
             found += _of_search(file)
+        elif isinstance(file, ExpoFile):
+            found += _of_expo(file)
         elif isinstance(file, OpFile):
             for result in file.results:
                 if result.device == "cpu":
@@ -94,3 +101,22 @@ def _of_search(file: SearchFile) -> Iterator[Verdict]:
         if run.peak is not None:
             less = run.peak["public"] / run.peak["ours"]
             yield verdict(MEMORY, f"1/{less:.2f}", less >= 5.0)
+
+
+def _of_expo(file: ExpoFile) -> Iterator[Verdict]:
+    for name in OURS:
+        if name not in file.ways:
+            continue
+        size = f"{file.checkpoint / 1e9:.1f} GB, {name}"
+
+        def verdict(target: str, figure: str, reached: bool, size: str = size) -> Verdict:
+            return Verdict(target, size, file.name, file.stamp.threads, figure, reached)
+
+        for state in STATES:
+            share = file.of_plain(name, state)
+            if share is not None:
+                figure = f"{share[1]:.0%} {state} ({share[0]:.0%} to {share[2]:.0%})"
+                yield verdict(EXPO, figure, share[1] >= 0.9)
+        peak, allowed = file.ways[name].peak, 4 * file.largest + (200 << 20)
+        figure = f"{peak / 1e6:.0f} MB of {allowed / 1e6:.0f} MB"
+        yield verdict(EXPO_MEMORY, figure, peak <= allowed)
