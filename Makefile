@@ -1,7 +1,7 @@
 # Every target does its own set-up into .venv; only `gpu` uses the system's Python and installs nothing.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-full test-transformers test-peers test-neon lint format bench performance quality aot gpu tune gpu-report pair lock clean
+.PHONY: help demo test test-fast test-full test-transformers test-peers test-neon lint format bench expo-bench performance quality aot gpu tune gpu-report pair lock clean
 
 PYTHON ?= python3
 VERSION ?= 5.17.0
@@ -95,6 +95,10 @@ format: $(DEPS)  ## Rewrite the sources as `lint` wants them
 bench: $(INSTALLED)  ## The benchmarks of every op (pytest-benchmark; ONLY=bench/bench_logprob.py for one)
 	$(RUN)/pytest -o python_files='bench_*.py' -o timeout=0 --benchmark-only \
 	  --benchmark-columns=min,median,iqr,rounds --benchmark-sort=name $(or $(ONLY),bench)
+
+expo-bench: $(INSTALLED) build/peers/mergekit/.installed  ## Time w2s expo beside plain copying and mergekit on a 2.4 GB pair (FOLDER=/data for its disk)
+	$(RUN)/python bench/expo/expo_speed.py --mergekit build/peers/mergekit/bin/python \
+	  --folder $(or $(FOLDER),build) --json bench/results/expo_speed.json
 
 performance: $(INSTALLED)  ## Write docs/performance.md from the result files in bench/results
 	$(RUN)/python -m w2s_kernels.bench.page bench/results -o docs/performance.md

@@ -4,7 +4,6 @@ The unit is that of the largest of |θ₀|, |θ₁| and the exact value: where t
 computes in bf16 is hundreds of the result's own units away, which says little about a weight.
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -16,7 +15,8 @@ _BITS = 8  # of a bf16's significand
 
 
 def units_away(base: Path, aligned: Path, result: Path, alpha: float) -> float:
-    """The largest distance over both ends of every tensor of three bf16 checkpoints.
+    """The largest distance over both ends of every tensor of three bf16 checkpoints; base and
+    aligned have the same files.
 
     Rounding to nearest allows 0.5, stochastic rounding less than 1.
 
@@ -40,13 +40,12 @@ def units_away(base: Path, aligned: Path, result: Path, alpha: float) -> float:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    """Tensor name → the name of the file it lies in; base and aligned have the same ones."""
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        return weight_map
-    with safe_open(folder / "model.safetensors", "pt") as file:
-        return dict.fromkeys(file.keys(), "model.safetensors")
+    """Tensor name → the name of the file it lies in."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            found |= dict.fromkeys(file.keys(), path.name)
+    return found
 
 
 def _ends(path: Path, name: str) -> Tensor:
