@@ -142,16 +142,19 @@ def test_inputs_rotate_through_more_than_the_cache():
     assert copies_for(10 << 40, "cpu") == 1
 
 
-def test_a_call_that_takes_many_times_its_share_has_three_turns(monkeypatch):
+@pytest.mark.parametrize(("seconds", "turns"), [(50.0, 3), (100.0, 1)])
+def test_a_call_that_takes_several_shares_has_three_turns_and_one_of_many_a_single_one(
+    monkeypatch, seconds, turns
+):
     monkeypatch.setattr(
-        "w2s_kernels.bench.timing._one", lambda call, turn, device: 100.0 if call is slow else 0.5
+        "w2s_kernels.bench.timing._one", lambda call, turn, device: seconds if call is slow else 0.5
     )
 
     def slow(turn):
         return turn
 
     times = by_turns({"slow": slow, "fast": lambda turn: turn}, seconds=20, device="cpu")
-    assert times["slow"].rounds == 3
+    assert times["slow"].rounds == turns
     assert times["fast"].rounds == 20
 
 

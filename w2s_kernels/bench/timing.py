@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 _LAST_LEVEL_CACHE = 64 << 20  # where the machine does not tell
+_MANY_SHARES = 8
 _HEAD_START = 1_000_000  # cycles, about half a millisecond
 
 
@@ -51,7 +52,8 @@ def by_turns(
 
     A call takes the number of its turn, by which it chooses its inputs. One that has had `rounds`
     turns and its share of the time rests, so that a slow call does not take the others' turns; one
-    that has had three turns and several times its share rests too.
+    that has had three turns and several times its share rests too, and after a single turn one that
+    took many times its share.
     """
     share = seconds / len(calls)
     for call in calls.values():  # compiles, first touches, thread pools
@@ -71,6 +73,8 @@ def by_turns(
 
 def _rests(times: list[float], share: float, rounds: int) -> bool:
     spent = sum(times)
+    if times and times[-1] > _MANY_SHARES * share > 0:
+        return True
     return (len(times) >= rounds and spent >= share) or (len(times) >= 3 and spent > 4 * share > 0)
 
 
