@@ -130,8 +130,10 @@ def _settings(report: Report, names: tuple[str, str]) -> str:
 
 
 def _effective(report: Report) -> str:
+    if report.recipe.adapter == "adapter" and not report.sums:
+        return "all of it (the adapter is scaled, and no weight is rounded)"
     if not report.whole.delta:
-        return "none (no weight differs)"
+        return "none (no weight was changed)"
     return f"{report.effective_alpha:.4g}"
 
 
