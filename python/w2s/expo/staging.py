@@ -42,17 +42,18 @@ def require_free(out: str | Path, *, resume: bool) -> None:
     """
     final, partial = places(out)
     try:
-        if os.path.lexists(final) and not (final.is_dir() and not any(final.iterdir())):
-            raise ExpoError(f"{final} is there already; remove it, or choose another output folder")
-        if os.path.lexists(partial):
-            os.close(_lock(partial))  # raises if another run has it
-            if not resume:
-                raise ExpoError(
-                    f"{partial} is what an interrupted run has left; go on with it by --resume, or "
-                    "remove the folder"
-                )
+        taken = os.path.lexists(final) and not (final.is_dir() and not any(final.iterdir()))
     except OSError as error:
         raise unwritable(final, error) from error
+    if taken:
+        raise ExpoError(f"{final} is there already; remove it, or choose another output folder")
+    if os.path.lexists(partial):
+        os.close(_lock(partial))  # raises if another run has it
+        if not resume:
+            raise ExpoError(
+                f"{partial} is what an interrupted run has left; go on with it by --resume, or "
+                "remove the folder"
+            )
 
 
 class Staging:
@@ -79,10 +80,10 @@ class Staging:
         self._parents: list[Path] = []
         try:
             fresh = self._make_folder()
-            self._handle = _lock(self.folder)
         except OSError as error:
             self._remove_parents()
             raise unwritable(self.folder, error) from error
+        self._handle = _lock(self.folder)
         try:
             if not fresh:
                 self._take_up()
@@ -96,7 +97,7 @@ class Staging:
     def _make_folder(self) -> bool:
         """Whether it was not there."""
         for parent in reversed(self.folder.parents):
-            if not parent.exists():
+            if not os.path.lexists(parent):
                 parent.mkdir()
                 self._parents.append(parent)
         try:
@@ -217,7 +218,10 @@ _Journal = tuple[dict[str, Any], dict[str, tuple[int, list[TensorSums]]]]
 
 def _lock(folder: Path) -> int:
     """A handle of the folder that no other run has; given up by closing it."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise unwritable(folder, error) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # The run that had it may have finished meanwhile, and given it its name.
@@ -230,7 +234,7 @@ def _lock(folder: Path) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL):
             os.close(handle)
-            raise  # else a file system without locks
+            raise unwritable(folder, error) from error  # else a file system without locks
     return handle
 
 
