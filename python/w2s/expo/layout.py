@@ -13,6 +13,8 @@ from w2s.expo.shard_files import DTYPE_BITS
 from w2s.expo.tasks import TensorTask
 
 INDEX = f"{WEIGHTS}.index.json"
+# What loaders look for without an index.
+_SINGLE = (WEIGHTS, "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,8 @@ def _aligned_in_file(tasks: Sequence[TensorTask]) -> list[TensorTask]:
 
 
 def index_of(layouts: Sequence[ShardLayout]) -> dict[str, bytes]:
-    """The index as a file name and its content; nothing for one file of the usual name."""
-    if [layout.name for layout in layouts] == [WEIGHTS]:
+    """The index as a file name and its content; nothing for one file of a usual name."""
+    if len(layouts) == 1 and layouts[0].name in _SINGLE:
         return {}
     total = sum(layout.data_nbytes for layout in layouts)
     place = {task.aligned.name: layout.name for layout in layouts for task in layout.tasks}
