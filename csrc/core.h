@@ -224,4 +224,24 @@ void linear_logits(const LinearPanel& all);
 bool has_bf16_product();
 void linear_logits(const Bf16Panel& all);
 
+// ---- extrapolate (core_extrapolate.cpp) ---------------------------------------------------------
+
+// out = theta1 + alpha (theta1 - theta0) of `count` elements; the rules are those of
+// w2s_kernels/ops/extrapolate.py. `out` may be one of the inputs where elements have one size.
+struct Extrapolation {
+  const void* theta1;
+  const void* theta0;
+  void* out;
+  Dtype theta1_dtype, theta0_dtype, out_dtype;
+  int64_t count;
+  double alpha;
+  const double* alpha_rows;  // one every `row_length` elements, or null
+  int64_t row_length;
+  bool stochastic;
+  uint64_t key;
+  int64_t start;  // index of the first element in the whole tensor
+  double* sums;   // [4], added to, or null
+};
+void extrapolate(const Extrapolation& all);
+
 }  // namespace w2s

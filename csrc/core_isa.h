@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "common/extrapolate.h"
 #include "common/guided.h"
 #include "core.h"
 
@@ -77,7 +78,9 @@ extern Isa current_isa;  // chosen in core.cpp
     }                         \
   }()
 
-inline int64_t item_size(Dtype dtype) { return dtype == Dtype::kFloat32 ? 4 : 2; }
+inline int64_t item_size(Dtype dtype) {
+  return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;
+}
 
 inline const void* element(const Matrix& m, int64_t row, int64_t column) {
   return static_cast<const char*>(m.data) + (row * m.stride + column) * item_size(m.dtype);

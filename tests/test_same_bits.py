@@ -51,6 +51,7 @@ def results(*command: str | Path) -> dict[str, tuple[int, str]]:
 def test_every_instruction_set_of_this_processor_gives_the_generic_bits():
     found = results(build("native"))
     assert set(found) >= {"primitives", "leaf", "logprob", "linear", "guide_block", "guided_ops"}
+    assert "extrapolate" in found
     assert sum(values for values, _ in found.values()) > 10_000_000
 
 

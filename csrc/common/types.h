@@ -5,7 +5,8 @@
 
 namespace w2s {
 
-enum class Dtype : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+// Logits and heads are one of the first three; extrapolate takes all.
+enum class Dtype : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2, kFloat64 = 3 };
 
 // Storage-only 16-bit floats: kernels convert to fp32 at the load.
 struct BFloat16 {

@@ -33,6 +33,7 @@ constexpr Named kChecks[] = {
     {"guide_block", same_bits::check_guide_block, 3000},
     {"weigh_and_compact", same_bits::check_weigh_and_compact, 3000},
     {"guided_ops", same_bits::check_guided_ops, 400},
+    {"extrapolate", same_bits::check_extrapolate, 1500},
 };
 constexpr int64_t kShown = 5;  // differences printed of a check and instruction set
 

@@ -107,5 +107,6 @@ void check_linear(Random& random, Record& record);
 void check_guide_block(Random& random, Record& record);
 void check_weigh_and_compact(Random& random, Record& record);
 void check_guided_ops(Random& random, Record& record);  // logits, sample, topk
+void check_extrapolate(Random& random, Record& record);
 
 }  // namespace same_bits

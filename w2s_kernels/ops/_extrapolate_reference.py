@@ -13,8 +13,8 @@ from . import _philox
 
 LEAF = 4096  # elements, from a multiple of it on, whose sums are made together
 LANES = 8  # element j of a leaf is added to lane j % LANES
-_PIECE = 1 << 20  # elements worked on at a time: what bounds the memory, some 100 MiB
-_PIECE_ON_A_DEVICE = 1 << 22
+_PIECE = 1 << 20  # elements worked on at a time: what bounds the memory, to some 140 bytes each
+_PIECE_ON_A_DEVICE = 1 << 21
 
 # Significant bits of a format, and the exponent below which its numbers lie evenly.
 _DIGITS = {torch.bfloat16: 8, torch.float16: 11}
