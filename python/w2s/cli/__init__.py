@@ -15,7 +15,7 @@ if find_spec("typer") is None or find_spec("rich") is None:
 
 import typer
 
-from w2s.cli import check, demo, info, reproduce, score, search, trace, train
+from w2s.cli import check, demo, expo, info, reproduce, score, search, trace, train
 from w2s.cli.errors import BadInput, Interrupted, Stopped, one_sentence
 from w2s.cli.grouped_help import GroupedHelp
 
@@ -30,6 +30,7 @@ app.command("search", cls=GroupedHelp, epilog=search.EXAMPLE)(search.command)
 app.command("score", epilog=score.EXAMPLE)(score.command)
 app.command("check", epilog=check.EXAMPLE)(check.command)
 app.add_typer(train.app, name="train")
+app.add_typer(expo.app, name="expo")
 app.command("trace", epilog=trace.EXAMPLE)(trace.command)
 app.add_typer(reproduce.app, name="reproduce")
 app.command("info", epilog=info.EXAMPLE)(info.command)

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import typer
 
 from w2s.cli.errors import BadInput, one_sentence
+from w2s.cli.findings import show
 from w2s.cli.plans import Method, build_plan, pair_roles
 from w2s.cli.rows import Format, read_rows
 
-if TYPE_CHECKING:
-    from w2s.preflight import Finding, Report
-
 EXAMPLE = "Example: w2s check --chat --max-new-tokens 512"
-_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
 def command(
@@ -88,46 +83,9 @@ def command(
             json.dumps({"looked_at": report.looked_at, "findings": found}, ensure_ascii=False)
         )
     else:
-        _show(report, None if rows is None else len(rows))
+        looked_at = [f"looked at {line}" for line in report.looked_at]
+        if rows is not None:
+            looked_at.append(f"looked at {len(rows)} prompts")
+        show(report.findings, looked_at)
     if report.errors:
         raise typer.Exit(1)
-
-
-def _show(report: Report, prompts: int | None) -> None:
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    if report.findings:
-        console.print(_table(report.findings))
-    for line in report.looked_at:
-        console.print(f"looked at {line}", markup=False, soft_wrap=True)
-    if prompts is not None:
-        console.print(f"looked at {prompts} prompts", markup=False)
-    console.print(_verdict(report.findings), markup=False, soft_wrap=True)
-
-
-def _table(findings: list[Finding]) -> object:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(show_lines=True)
-    table.add_column("level", no_wrap=True)
-    table.add_column("what", ratio=3)
-    table.add_column("what to do", ratio=2)
-    for one in findings:
-        # Plain text: a template's brackets are no markup.
-        level = Text(one.level, style=_STYLES[one.level])
-        what = Text.assemble(one.what, "\n", (f"[{one.code}]", "dim"))
-        table.add_row(level, what, Text(one.what_to_do))
-    return table
-
-
-def _verdict(findings: list[Finding]) -> str:
-    if not findings:
-        return "no problems found"
-    counts = [
-        f"{count} {level if count == 1 else level + 's'}"
-        for level in ("error", "warning", "note")
-        if (count := sum(finding.level == level for finding in findings))
-    ]
-    return ", ".join(counts)

@@ -7,7 +7,6 @@ merged checkpoint, in which that sum is worked out in float64 and rounded once.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -31,10 +30,11 @@ _CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 
 @dataclass(frozen=True)
 class RenamedTensor:
-    """A stored tensor under the name that the result gives it (a `StoredTensor`)."""
+    """A stored tensor under the name, and for the file, of the result's (a `StoredTensor`)."""
 
     stored: StoredTensor
     name: str
+    shard: str
 
     @property
     def code(self) -> str:
@@ -47,10 +47,6 @@ class RenamedTensor:
     @property
     def nbytes(self) -> int:
         return self.stored.nbytes
-
-    @property
-    def shard(self) -> str:
-        return self.stored.shard
 
     def read_into(self, buffer: memoryview, begin: int) -> None:
         """Fills `buffer` with the stored tensor's bytes from `begin` on."""
@@ -118,7 +114,7 @@ def merged_view(base: Checkpoint, adapter: LoraAdapter) -> Checkpoint:
         if names.tied and names.embeds(mine) and not heads:
             raise _tied(names, adapter, f"replaces {name}")
         _require_rows(mine, tensor, adapter)
-        tensors[mine.name] = RenamedTensor(tensor, mine.name)
+        tensors[mine.name] = RenamedTensor(tensor, mine.name, mine.shard)
     for name, factors in adapter.factors.items():
         if names.tied_head(name):
             raise _tied(names, adapter, f"adapts {name}")
@@ -133,7 +129,7 @@ def merged_view(base: Checkpoint, adapter: LoraAdapter) -> Checkpoint:
         flipped = names.transposed(adapter, mine, factors.b.shape[0], factors.a.shape[1])
         tensors[mine.name] = AdaptedTensor(tensors[mine.name], factors, flipped)
     return Checkpoint(
-        base.folder, adapter.weights.who, tensors, base.shards, base.files + adapter.weights.files,
+        adapter.folder, adapter.weights.who, tensors, base.shards, adapter.weights.files,
         base.metadata, base.tied,
     )  # fmt: skip
 
@@ -263,11 +259,6 @@ def scaled_config(recipe: Recipe, adapter: LoraAdapter) -> dict[str, Any]:
     if pattern or "alpha_pattern" in config:
         config["alpha_pattern"] = pattern
     return config
-
-
-def config_text(config: dict[str, Any]) -> bytes:
-    """As peft writes it."""
-    return json.dumps(config, indent=2, sort_keys=True).encode()
 
 
 def _factor(recipe: Recipe, name: str) -> Fraction:

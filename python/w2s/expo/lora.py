@@ -7,6 +7,7 @@ its own; kinds of adapters that are not of this form are refused by name.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 
 from w2s.errors import ExpoError
 from w2s.expo.checkpoint import Checkpoint, open_checkpoint
-from w2s.expo.shard_files import load_json
+from w2s.expo.shard_files import ShardFile, load_json
 from w2s.expo.tasks import FLOATING, StoredTensor
 
 CONFIG = "adapter_config.json"
@@ -117,9 +118,17 @@ def open_adapter(folder: Path) -> LoraAdapter:
         raise ExpoError(f"{folder / CONFIG} holds no JSON object")
     _require_lora(folder, config)
     weights = open_checkpoint(folder, _WHO, weights=WEIGHTS, pickled=_PICKLED)
+    weights.files.append(_config_file(folder))
     adapter = LoraAdapter(folder, config, weights)
     _sort_tensors(adapter)
     return adapter
+
+
+def _config_file(folder: Path) -> ShardFile:
+    """So that an interrupted run does not go on with another lora_alpha."""
+    path = folder / CONFIG
+    status, digest = path.stat(), hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+    return ShardFile(path, _WHO, status.st_size, status.st_mtime_ns, digest)
 
 
 def _require_lora(folder: Path, config: dict[str, Any]) -> None:

@@ -41,6 +41,12 @@ def extrapolate_checkpoint(
         KeyboardInterrupt: within about a second of Ctrl-C, with both threads ended.
     """
     require_free(out, resume=resume)
+    if recipe.adapter is not None:
+        from w2s.expo.adapter_run import extrapolate_adapter
+
+        return extrapolate_adapter(
+            recipe, out, resume=resume, force_space=force_space, on_progress=on_progress
+        )
     survey = check_recipe(recipe, out, resume=resume, force_space=force_space)
     survey.require()
     return carry_out(survey, out, resume=resume, on_progress=on_progress)

@@ -90,13 +90,17 @@ def check_recipe(
 ) -> Survey:
     """Finds both checkpoints, opens them and surveys them: what `w2s expo check` says.
 
-    With `recipe.adapter`, where θ₁ is an adapter, only the folders and the base are looked at.
-    Damaged weight files are findings here (`weights-damaged`).
+    With `recipe.adapter` it is `w2s.expo.adapter_run.survey_adapter` that looks. Damaged
+    weight files are findings here (`weights-damaged`).
 
     Raises:
         ExpoError: a name leads to no folder and no repository.
     """
     place = None if out is None else Path(out)
+    if recipe.adapter is not None:
+        from w2s.expo.adapter_run import survey_adapter
+
+        return survey_adapter(recipe, place, resume=resume, force_space=force_space)
     folders = (
         local_folder(recipe.base, recipe.base_revision),
         local_folder(recipe.aligned, recipe.aligned_revision),
@@ -105,19 +109,16 @@ def check_recipe(
     found = [*folder_findings(recipe, *folders, who)]
     opened: list[Checkpoint] = []
     if not any(one.level == "error" for one in found):
-        for folder, name in [*zip(folders, who, strict=True)][: 1 if recipe.adapter else 2]:
+        for folder, name in zip(folders, who, strict=True):
             try:
                 opened.append(open_checkpoint(folder, name))
             except ExpoError as reason:
                 what, _, advice = str(reason).rpartition("; ")
                 found.append(error("weights-damaged", what, advice))
     if len(opened) < 2:
-        base = opened[0] if opened and recipe.adapter else None
-        if base is not None:
-            found += quantization_findings(base, read_config(base.folder), who[0])
         if place is not None:
             found += output_findings(place, 0, resume=resume, force_space=force_space)
-        return Survey(recipe, worst_first(iter(found)), base=base, out=place)
+        return Survey(recipe, worst_first(iter(found)), out=place)
     done = survey(recipe, opened[0], opened[1], place, resume=resume, force_space=force_space)
     return done if not found else _with(done, found)
 
@@ -142,7 +143,7 @@ def survey(
     configs = (read_config(base.folder), read_config(aligned.folder))
     pairing = pair_up(base.tensors, aligned.tensors, configs, aligned.tied)
     plan = plan_tasks(recipe, pairing, configs)
-    shards = _cut(recipe, plan.tasks, aligned.shards)
+    shards = cut_shards(recipe, plan.tasks, aligned.shards)
     written = sum(map(out_bytes, plan.tasks))
     tokenizers = (Tokenizer(base.folder), Tokenizer(aligned.folder))
     grown = min((one.shape[0] for one, _ in plan.grown), default=None)
@@ -159,7 +160,7 @@ def survey(
         *pickled_findings(aligned, who[1]),
     ]
     if out is not None:
-        needed = written + _HEADER_BYTES * len(plan.tasks) + _side_bytes(aligned.folder)
+        needed = result_bytes(plan.tasks, aligned.folder)
         found += output_findings(out, needed, resume=resume, force_space=force_space)
     return Survey(
         recipe,
@@ -220,7 +221,7 @@ def _by_token(task: TensorTask) -> bool:
     return is_embedding(task.aligned.name) or is_head(task.aligned.name)
 
 
-def _cut(
+def cut_shards(
     recipe: Recipe, tasks: Sequence[TensorTask], files: Sequence[str]
 ) -> list[list[TensorTask]]:
     """The result's files: those of θ₁, or as full as `shard_size` lets them be."""
@@ -239,6 +240,11 @@ def _cut(
         shards[-1].append(task)
         used += size
     return shards
+
+
+def result_bytes(tasks: Sequence[TensorTask], folder: Path) -> int:
+    """About what a result takes on the disk; folder: θ₁'s, whose small files are copied."""
+    return sum(map(out_bytes, tasks)) + _HEADER_BYTES * len(tasks) + _side_bytes(folder)
 
 
 def _side_bytes(folder: Path) -> int:

@@ -15,12 +15,12 @@ _LOW_PRECISION = ("BF16", "F16")
 
 
 def recipe_findings(recipe: Recipe, tasks: Sequence[TensorTask]) -> Iterator[Finding]:
-    yield from _patterns(recipe, [task.aligned.name for task in tasks])
+    yield from pattern_findings(recipe, [task.aligned.name for task in tasks])
     yield from _alphas(recipe, tasks)
     yield from _rounding(recipe, tasks)
 
 
-def _patterns(recipe: Recipe, names: Sequence[str]) -> Iterator[Finding]:
+def pattern_findings(recipe: Recipe, names: Sequence[str]) -> Iterator[Finding]:
     """A pattern that is found in no name is a typo, which nothing else would show."""
     given = [("alpha-for", pattern) for pattern, _ in recipe.alpha_for]
     given += [("skip", pattern) for pattern in recipe.skip]
