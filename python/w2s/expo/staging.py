@@ -106,7 +106,11 @@ class Staging:
             if not self._resume:
                 raise
             return False
-        sync_folder(self.folder.parent)
+        try:
+            sync_folder(self.folder.parent)
+        except OSError:
+            self.folder.rmdir()
+            raise
         return True
 
     def _take_up(self) -> None:
@@ -179,8 +183,12 @@ class Staging:
         try:
             (self.folder / JOURNAL).unlink()
             self.folder.rename(self._final)
-            sync_folder(self._final)
-            sync_folder(self._final.parent)
+            try:
+                sync_folder(self._final)
+                sync_folder(self._final.parent)
+            except OSError:
+                self._final.rename(self.folder)  # a name that the disk may not keep is not given
+                raise
         except OSError as error:
             raise unwritable(self._final, error) from error
 
