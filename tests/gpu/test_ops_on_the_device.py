@@ -9,6 +9,8 @@ import torch.nn.functional as F
 
 import w2s_kernels as wk
 from support.on_device import DTYPES, assert_right, exact, ids, linear_slack, random
+from support.rounding import same_bits
+from w2s_kernels.ops.extrapolate import example_inputs
 
 pytestmark = pytest.mark.gpu
 
@@ -189,3 +191,20 @@ def test_gather_beams_moves_only_the_span_it_was_given(device):
         span = slice(int(start[row]), int(stop[row]))
         expected[row, :, span] = before[int(parent[row]), :, span]
     assert torch.equal(cache, expected)
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.parametrize("dtype", [torch.float64, *DTYPES])
+def test_extrapolated_weights_and_their_sums_are_the_cpus_bit_for_bit(device, dtype, rounding):
+    theta1, theta0 = example_inputs(300, 70, dtype=dtype)
+    theta1[5, :4] = torch.tensor([float("inf"), float("nan"), -0.0, 3e-5])
+    alpha = torch.linspace(-1, 1, 300, dtype=torch.float64).round(decimals=1)
+    for out_dtype in (torch.float64, *DTYPES):
+        found, sums = [], []
+        for place in (torch.device("cpu"), device):
+            one, two, rows = (t.to(place) for t in (theta1, theta0, alpha))
+            sums.append(torch.zeros(4, dtype=torch.float64, device=place))
+            settings = {"rounding": rounding, "key": "w", "out_dtype": out_dtype, "start": 4090}
+            found.append(wk.extrapolate(one, two, rows, **settings, sums=sums[-1]))
+        assert same_bits(found[0], found[1].cpu())
+        assert torch.equal(sums[0], sums[1].cpu())

@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
-from . import guided_cases, linear_cases, logit_cases, report, search_cases
+from . import expo_cases, guided_cases, linear_cases, logit_cases, report, search_cases
 from .case import Case
 from .measure import Result, measure
 
 CASES: dict[str, Case] = {
     case.op: case
-    for module in (logit_cases, linear_cases, guided_cases, search_cases)
+    for module in (logit_cases, linear_cases, guided_cases, search_cases, expo_cases)
     for case in module.CASES
 }
 DTYPES = {

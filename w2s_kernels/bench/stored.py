@@ -26,6 +26,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "segment_score_": ("rows",),
     "select_beams": ("rows",),
     "gather_beams_": ("dtype", "k"),
+    "extrapolate": ("rows", "vocab", "dtype"),
 }
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
