@@ -1,7 +1,7 @@
 # Every target does its own set-up into .venv; only `gpu` uses the system's Python and installs nothing.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-full test-transformers test-peers test-neon lint format bench expo-bench performance quality aot gpu tune gpu-report pair lock clean
+.PHONY: help demo test test-fast test-full test-transformers test-peers test-neon lint format bench expo-bench expo-demo performance quality aot gpu tune gpu-report pair lock clean
 
 PYTHON ?= python3
 VERSION ?= 5.17.0
@@ -108,6 +108,11 @@ quality: $(INSTALLED)  ## Run the paper's sentiment experiment (about an hour on
 
 pair: $(INSTALLED)  ## Train the demo pair again, from data to model card (about 15 minutes)
 	$(RUN)/python -m w2s.train.make_pair --work build/pair --install python/w2s/embedded
+
+expo-demo: $(INSTALLED)  ## Sweep α over the embedded pair: table, recommendation, curve (up to 5 minutes)
+	@rm -rf build/expo-demo
+	@$(RUN)/w2s expo sweep --alphas=-1,0.1,0.3,1,3,10 --refine 2 --limit 150 --samples 2 \
+	  --out build/expo-demo
 
 aot: $(INSTALLED) $(TRITON)  ## Compile the Triton kernels for sm_80, 90, 100 without a GPU; write docs/gpu.md
 	$(RUN)/python -m w2s_kernels.aot --write-ceilings tests/aot/ceilings.json --page docs/gpu.md

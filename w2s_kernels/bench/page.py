@@ -117,7 +117,7 @@ def page(files: Sequence[ResultFile]) -> str:
     if experiments:
         parts.append(
             f"Not timings, and so not on this page: {', '.join(experiments)} "
-            "(`w2s reproduce report --json`)."
+            "(`w2s reproduce report --json`, `w2s expo sweep`)."
         )
     return "\n\n".join(parts) + "\n"
 

@@ -167,7 +167,7 @@ class TrainingFile:
 
 @dataclass(frozen=True)
 class ExperimentFile:
-    """What `w2s reproduce report --json` wrote: judged texts, no timings."""
+    """What `w2s reproduce report --json` or `w2s expo sweep` wrote: judged texts, no timings."""
 
     name: str
     experiment: str
@@ -335,7 +335,7 @@ def _training_way(data: Any) -> TrainingWay:
 
 
 def _experiment_file(name: str, data: Any) -> ExperimentFile:
-    known = ("sentiment",)
+    known = ("sentiment", "expo sweep")
     if data["experiment"] not in known:
         raise ValueError(f"experiment is {data['experiment']!r}, not one of {known}")
     return ExperimentFile(name, data["experiment"])

@@ -24,8 +24,11 @@ EXAMPLE = """Example: w2s expo sweep --base sft --aligned dpo --alphas 0.1,0.3,1
 --prompts prompts.txt --reward pair:dpo,sft --out sweep"""
 _ALPHAS, _DRAWS, _MODELS = "Which α", "How responses are drawn", "The models"
 _JUDGE, _RUN = "How they are judged", "How to run"
-# Reviews for a sweep that is given no prompts, beyond those of `w2s reproduce sentiment`.
-_OPENINGS, _GUARD_REVIEWS, _SKIP = 100, 40, 248
+# A sweep that is given no prompts takes held-out reviews. A model that writes itself gets openings
+# beyond those of `w2s reproduce sentiment`; a search gets those, so that an α chosen by the former
+# is tried on others.
+_OPENINGS, _SKIP, _SKIP_STEERED = 100, 248, 48
+_GUARD_REVIEWS, _GUARD_SKIP = 40, 1000
 
 
 def command(
@@ -146,7 +149,7 @@ def command(
             reward=reward, tokenizer=tokenizer, device=device, dtype=dtype,
             batch=batch if batch == AUTO else int(batch), style=style,
         )  # fmt: skip
-    except (W2SError, ImportError, OSError, ValueError) as error:
+    except (W2SError, ImportError, OSError) as error:
         raise BadInput(one_sentence(error)) from error
     except KeyboardInterrupt:
         raise Interrupted(
@@ -188,10 +191,12 @@ def _guard_texts(file: str) -> list[str]:
 def _names(base: str | None, aligned: str | None, steer: str | None) -> dict[str, str | None]:
     from w2s import embedded
 
-    pair = embedded.pair()
+    if base is None or aligned is None:
+        pair = embedded.pair()
+        base, aligned = str(pair.untuned), str(pair.tuned)
     return {
-        "base": base or str(pair.untuned),
-        "aligned": aligned or str(pair.tuned),
+        "base": base,
+        "aligned": aligned,
         "steers": str(embedded.large()) if steer == "embedded" else steer,
     }
 
@@ -218,9 +223,9 @@ def _sweep(
     require_curve()
     require_free(out, resume=resume)
     if prompts is None:
-        count = limit or _OPENINGS
-        prompts = review_openings(count, skip=_SKIP)
-        guard_texts = guard_texts or review_texts(_GUARD_REVIEWS, skip=_SKIP + count)
+        skip = _SKIP if names["steers"] is None else _SKIP_STEERED
+        prompts = review_openings(limit or _OPENINGS, skip=skip)
+        guard_texts = guard_texts or review_texts(_GUARD_REVIEWS, skip=_GUARD_SKIP)
     ready = prepare(
         Wanted(
             settings=settings, prompts=prompts, guard_texts=guard_texts or (), **names, **wanted

@@ -72,7 +72,7 @@ def recommend(points: Sequence[Point], limit: float | None) -> Choice:
             f") is not told apart from 0; more prompts or samples may do so{passed_over}",
         )
     guard = (
-        f" and its guard perplexity is {best.guard:.3g} times that of α = 0"
+        f" and its guard perplexity is {best.guard:.3f} times that of α = 0"
         f"{f', within the limit of {limit:g}' if limit is not None else ''}"
         if best.guard is not None
         else ""

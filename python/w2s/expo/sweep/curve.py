@@ -41,6 +41,7 @@ def draw_curve(report: Mapping[str, Any], path: Path) -> None:
         if guarded:
             _line(panels[1], alphas, [one["guard"] for one in alphas], _GUARD)
             panels[1].set_ylabel("guard\nperplexity")
+            _logarithmic(panels[1])
             if report["guard_limit"] is not None:
                 limit = report["guard_limit"] * _zero(alphas)["guard"]
                 panels[1].axhline(limit, color=_GUARD, linewidth=0.8, linestyle=":")
@@ -67,8 +68,8 @@ def _reward(axes: Any, report: Mapping[str, Any], alphas: Sequence[Alpha]) -> No
     chosen = report["choice"]["alpha"]
     axes.axvline(chosen, color=_CHOSEN, linewidth=1, linestyle="--")
     axes.annotate(
-        f"recommended: {chosen:g}", (chosen, 1), xycoords=("data", "axes fraction"),
-        xytext=(4, -10), textcoords="offset points", color=_CHOSEN, fontsize=8,
+        f"recommended: {chosen:g}", (chosen, 0), xycoords=("data", "axes fraction"),
+        xytext=(4, 4), textcoords="offset points", color=_CHOSEN, fontsize=8,
     )  # fmt: skip
     axes.set_ylabel(report["reward_label"])
     axes.grid(axis="y", color="#eeeeee")
@@ -82,11 +83,22 @@ def _line(axes: Any, alphas: Sequence[Alpha], values: Sequence[float], colour: s
 
 def _scale(axes: Any, alphas: Sequence[float]) -> None:
     smallest = min((abs(alpha) for alpha in alphas if alpha != 0), default=1.0)
-    axes.set_xscale("symlog", linthresh=smallest)
+    axes.set_xscale("symlog", linthresh=smallest, linscale=0.5)
     axes.set_xticks(alphas)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.tick_params(axis="x", labelsize=7, rotation=45 if len(alphas) > 8 else 0)
+
+
+def _logarithmic(axes: Any) -> None:
+    """A logarithmic y axis with numbers on it however little it spans."""
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 3 * low else "all"))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _zero(alphas: Sequence[Alpha]) -> Alpha:

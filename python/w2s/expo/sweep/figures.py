@@ -14,7 +14,7 @@ from w2s.expo.sweep.choice import Point
 from w2s.reproduce.bootstrap import RESAMPLES, Estimate, mean_interval
 from w2s.reproduce.measures import distinct_2
 
-_KEPT = ("alpha", "prompt", "sample", "response")  # of a row; all else are numbers
+_KEPT = ("alpha", "place", "sample", "prompt", "response")  # of a row; all else are numbers
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _prompt_means(rows: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.flo
         measures = {name: float(value) for name, value in row.items() if name not in _KEPT}
         measures["words"] = float(len(text.split()))
         measures["distinct-2"] = distinct_2(text)
-        by_prompt.setdefault(row["prompt"], []).append(measures)
+        by_prompt.setdefault(row["place"], []).append(measures)
     return {
         name: np.array(
             [math.fsum(one[name] for one in group) / len(group) for group in by_prompt.values()]

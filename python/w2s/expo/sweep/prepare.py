@@ -10,6 +10,7 @@ from typing import Any
 
 import w2s
 from w2s import embedded
+from w2s.batching import AUTO
 from w2s.checkpoints import lacks_tokenizer
 from w2s.errors import ExpoError
 from w2s.estimate import size
@@ -21,12 +22,14 @@ from w2s.expo.sweep.rewards import make_reward
 from w2s.expo.sweep.run import Sweep, prompts_at_once
 from w2s.expo.sweep.serving import Served
 from w2s.expo.sweep.settings import SweepSettings
+from w2s.expo.sweep.store import begun_with
 from w2s.expo.sweep.writers import Sampler, Searcher, Writer
 from w2s.fingerprint import identity
 from w2s.models import Model
 from w2s.prompts import Prompt
 from w2s.reproduce.stamp import digest
 
+_AT_ONCE = "prompts at once"
 Say = Callable[[str], None]
 
 
@@ -35,7 +38,10 @@ class Wanted:
     """What a sweep is made of, as a user names it.
 
     base, aligned: θ₀ and θ₁: folders or hub ids. steers: a model that θ(α) steers against θ₀,
-    instead of writing itself. prompts, guard_texts: None for the embedded reviews of that number.
+      instead of writing itself.
+    reward: as `make_reward` takes it. guard_texts: whose perplexity is watched; may be empty.
+    batch: prompts written for at once; "auto" in a folder that was begun keeps to its number, since
+      a model's last bits depend on it.
     style: keywords of `w2s.load` that say how θ₁ (or the model it steers) sees a prompt.
     tokenizer: whose tokenizer to use; None is θ₁'s, or θ₀'s where θ₁ has none.
     """
@@ -50,7 +56,7 @@ class Wanted:
     tokenizer: str | None = None
     device: str = "auto"
     dtype: str = "auto"
-    batch: int | str = "auto"
+    batch: int | str = AUTO
     style: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -91,7 +97,8 @@ def prepare(wanted: Wanted, folder: Path, say: Say) -> Prepared:
         wanted.reward, folder, say, device=wanted.device, tokenizer=model.tokenizer
     )
     guard = guard_text(model, wanted.guard_texts) if wanted.guard_texts else None
-    batch = prompts_at_once(writer, wanted.settings.plan, wanted.prompts, wanted.batch)
+    at_once = begun_with(folder).get(_AT_ONCE, AUTO) if wanted.batch == AUTO else wanted.batch
+    batch = prompts_at_once(writer, wanted.settings.plan, wanted.prompts, at_once)
     dtype = str(model.module.dtype).removeprefix("torch.")
     depends_on = {
         "base": _named(base),
@@ -102,7 +109,7 @@ def prepare(wanted: Wanted, folder: Path, say: Say) -> Prepared:
         "plan": asdict(wanted.settings.plan),
         "prompts": digest([json.dumps(prompt, ensure_ascii=False) for prompt in wanted.prompts]),
         "prompt style": dict(wanted.style),
-        "prompts at once": batch,
+        _AT_ONCE: batch,
         "reward": wanted.reward,
         "reward depends on": reward.depends_on,
         "guard": None if guard is None else f"{digest(wanted.guard_texts)}, {guard.tokens} tokens",

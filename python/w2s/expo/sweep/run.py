@@ -111,13 +111,14 @@ class Sweep:
     def _rows(self, alpha: float, first: int, end: int) -> list[dict[str, Any]]:
         written = self.writer(self.prompts[first:end], first)
         scores = self.reward(
-            [self.prompts[one.prompt] for one in written], [one.text for one in written]
+            [self.prompts[one.place] for one in written], [one.text for one in written]
         )
         return [
             {
                 "alpha": alpha,
-                "prompt": one.prompt,
+                "place": one.place,
                 "sample": one.sample,
+                "prompt": self.prompts[one.place],
                 "response": one.text,
                 "tokens": one.tokens,
                 **{name: values[number] for name, values in scores.items()},

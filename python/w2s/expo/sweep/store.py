@@ -85,7 +85,7 @@ class SweepStore:
     def next_prompt(self, alpha: float) -> int:
         """Place of the first prompt that has no rows at this α."""
         rows = self.rows.get(alpha)
-        return rows[-1]["prompt"] + 1 if rows else 0
+        return rows[-1]["place"] + 1 if rows else 0
 
     def _count(self, line: Mapping[str, Any], rows: Sequence[Row]) -> None:
         alpha = line["alpha"]
@@ -147,12 +147,23 @@ class SweepStore:
             os.lseek(file, length, os.SEEK_SET)
 
 
+def begun_with(folder: Path) -> dict[str, Any]:
+    """The settings of the sweep that was begun in `folder`; empty where there is none.
+
+    Raises:
+        ExpoError: they cannot be read.
+    """
+    begun = folder / JOURNAL_FILE
+    if not begun.exists() or not begun.stat().st_size:
+        return {}
+    return _read_settings(folder / SETTINGS_FILE)
+
+
 def require_free(folder: Path, *, resume: bool) -> None:
     """Raises `ExpoError` where `SweepStore` would refuse the folder, before any model is loaded."""
-    journal = folder / JOURNAL_FILE
     if folder.exists() and not folder.is_dir():
         raise ExpoError(f"{folder} is no folder; name another one for the sweep")
-    if not resume and journal.exists() and journal.stat().st_size:
+    if not resume and begun_with(folder):
         raise _begun(folder)
 
 

@@ -30,7 +30,7 @@ class BrokenModel(Exception):
 class Response:
     """One response: its prompt's place in the input, its number there, text and length."""
 
-    prompt: int
+    place: int
     sample: int
     text: str
     tokens: int
