@@ -18,7 +18,7 @@ def model(request):
     return w2s.load((tiny_model(request.param(), 3), word_tokenizer()))
 
 
-@pytest.mark.parametrize("window", [512, 16])
+@pytest.mark.parametrize("window", [256, 16])
 def test_it_is_that_of_plain_cross_entropy_in_float64(model, window):
     guard = guard_text(model, TEXTS, window)
     exact = model.module.double()

@@ -18,7 +18,7 @@ from w2s_kernels import linear_logprob
 if TYPE_CHECKING:
     from w2s.models import Model
 
-WINDOW = 512  # tokens that are read without what stands before them, at most
+WINDOW = 256  # tokens that are read without what stands before them, at most
 _TOKENS_AT_ONCE = 4096
 
 
