@@ -415,6 +415,14 @@ def test_a_mergekit_file_that_is_not_understood_is_refused_by_key(w2s, pair):
     assert_refused(done, "none.yml cannot be read", root=pair.root)
 
 
+def test_the_documentation_has_every_option(w2s):
+    page = (Path(__file__).parents[2] / "docs" / "expo.md").read_text(encoding="utf-8")
+    options = re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", w2s("expo", "--help").out, re.MULTILINE)
+    assert len(options) > 15
+    missing = {option for option in options if option not in page} - {"--verbose", "--help"}
+    assert not missing
+
+
 def test_the_examples_run(w2s, pair):
     for command in (["expo"], ["expo", "check"]):
         text = w2s(*command, "--help").out

@@ -216,6 +216,21 @@ def test_modules_with_an_alpha_of_their_own_stand_in_alpha_pattern(make, tmp_pat
     assert_close(merged(folders, **own), merged_by_peft(LlamaForCausalLM, folders, out), 1e-6)
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_convolution_is_merged_as_peft_merges_it(tmp_path, kernel):
+    torch.manual_seed(4)
+    base, folder = tmp_path / "base", tmp_path / "adapter"
+    base.mkdir()
+    model = torch.nn.Sequential(torch.nn.Conv2d(6, 5, kernel), torch.nn.ReLU())
+    save_file(model.state_dict(), base / "model.safetensors")
+    settings = LoraConfig(r=2, lora_alpha=6, target_modules=["0"], init_lora_weights=False)
+    peft = get_peft_model(model, settings)
+    peft.save_pretrained(folder)
+    wanted = peft.double().merge_and_unload().state_dict()
+    found = merged((base, folder), 0.0)
+    assert_close(found, {name: tensor.double() for name, tensor in wanted.items()}, 1e-6)
+
+
 def test_the_result_keeps_the_bases_order_and_dtypes(make):
     folders = make(llama().bfloat16(), **linear(0.3))
     base = open_checkpoint(folders[0], "the base")

@@ -37,9 +37,10 @@ def plan_lines(survey: Survey) -> Iterator[str]:
     if not survey.tasks:
         return
     moved = [task for task in survey.tasks if task.base is not None]
+    others = ", the others copied" if len(moved) < len(survey.tasks) else ""
     yield (
-        f"{len(moved)} of {len(survey.tasks)} tensors are extrapolated, the others copied; the "
-        f"largest has {size(survey.largest_tensor)}"
+        f"{len(moved)} of {len(survey.tasks)} tensors are extrapolated{others}; the largest has "
+        f"{size(survey.largest_tensor)}"
     )
     files = "1 file" if len(survey.shards) == 1 else f"{len(survey.shards)} files"
     yield (

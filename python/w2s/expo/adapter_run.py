@@ -94,7 +94,7 @@ def survey_adapter(
         cut_shards(recipe, tasks, [] if view is None else view.shards),
         bytes_read=sum(map(_read, tasks)),
         bytes_written=written,
-        largest_tensor=max((task.aligned.nbytes for task in tasks), default=0),
+        largest_tensor=max(map(_largest, tasks), default=0),
         base=base,
         aligned=view,
         out=out,
@@ -170,6 +170,11 @@ def _read(task: TensorTask) -> int:
     if isinstance(one, AdaptedTensor):
         found = one.weight.nbytes + one.factors.a.nbytes + one.factors.b.nbytes
     return found + (0 if task.base is None else task.base.nbytes)
+
+
+def _largest(task: TensorTask) -> int:
+    one = task.aligned.weight if isinstance(task.aligned, AdaptedTensor) else task.aligned
+    return max(one.nbytes, out_bytes(task))
 
 
 def extrapolate_adapter(

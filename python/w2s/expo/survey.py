@@ -78,6 +78,8 @@ class Survey:
             if one is not None:
                 files = "1 file" if len(one.shards) == 1 else f"{len(one.shards)} files"
                 found.append(f"{who}: {len(one.tensors)} tensors in {files}")
+        if self.recipe.adapter is not None and self.aligned is not None:
+            found[-1] = f"{roles(self.recipe)[1]}: a LoRA adapter"
         return found
 
 
