@@ -98,6 +98,7 @@ def _prepare_w2s() -> Work:
     from w2s_kernels import _library
 
     _library.load()
+    w2s.cli.main(["expo", "--help"])  # Typer imports some of itself as it reads a command line
 
     def work(task: Task) -> None:
         words = ["expo", "--base", task["base"], "--aligned", task["aligned"],
