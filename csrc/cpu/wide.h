@@ -40,6 +40,9 @@ static inline f32 narrow(f64 x) { return (f32)_mm512_cvtpd_ps((__m512d)x); }
 static inline f64 widen(f32 x) { return (f64)_mm512_cvtps_pd((__m256)x); }
 static inline u64 widen_words(u32 x) { return (u64)_mm512_cvtepu32_epi64((__m256i)x); }
 static inline f64 max_wide(f64 a, f64 b) { return (f64)_mm512_max_pd((__m512d)a, (__m512d)b); }
+static inline bool any_below(f64 a, f64 b) {
+  return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LT_OQ) != 0;
+}
 static inline u32 load_halves(const void* p) {
   return (u32)_mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
 }
@@ -68,6 +71,9 @@ static inline f32 narrow(f64 x) { return (f32)_mm256_cvtpd_ps((__m256d)x); }
 static inline f64 widen(f32 x) { return (f64)_mm256_cvtps_pd((__m128)x); }
 static inline u64 widen_words(u32 x) { return (u64)_mm256_cvtepu32_epi64((__m128i)x); }
 static inline f64 max_wide(f64 a, f64 b) { return (f64)_mm256_max_pd((__m256d)a, (__m256d)b); }
+static inline bool any_below(f64 a, f64 b) {
+  return _mm256_movemask_pd(_mm256_cmp_pd((__m256d)a, (__m256d)b, _CMP_LT_OQ)) != 0;
+}
 static inline u32 load_halves(const void* p) {
   return (u32)_mm_cvtepu16_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p)));
 }
@@ -95,6 +101,7 @@ static inline f32 narrow(f64 x) { return __builtin_convertvector(x, f32); }
 static inline f64 widen(f32 x) { return __builtin_convertvector(x, f64); }
 static inline u64 widen_words(u32 x) { return __builtin_convertvector(x, u64); }
 static inline f64 max_wide(f64 a, f64 b) { return a > b ? a : b; }
+static inline bool any_below(f64 a, f64 b) { return a[0] < b[0] || a[1] < b[1]; }
 static inline u32 load_halves(const void* p) {
   uint16_t half[kWide];
   std::memcpy(half, p, sizeof(half));
