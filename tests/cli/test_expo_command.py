@@ -535,6 +535,53 @@ def test_an_adapter_keeps_its_bits_however_the_result_is_cut(w2s, adapter, pair)
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_an_interrupted_merge_goes_on_unless_the_adapter_has_changed(
+    w2s, adapter, pair, monkeypatch
+):
+    options = ("--shard-size", "20KB")
+    assert run_lora(w2s, "merged", *options, out="whole").code == 0
+    with monkeypatch.context() as patch:
+        on_shard(patch, 2, lambda: os.kill(os.getpid(), signal.SIGINT))
+        assert run_lora(w2s, "merged", *options).code == 130
+    config = adapter / "adapter_config.json"
+    text, status = config.read_text(), config.stat()
+    config.write_text(text.replace('"lora_alpha": 16', '"lora_alpha": 32'))
+    refused = run_lora(w2s, "merged", *options, "--resume")
+    assert refused.code == 2
+    assert "adapter_config.json" in refused.err
+    config.write_text(text)
+    os.utime(config, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert run_lora(w2s, "merged", *options, "--resume").code == 0
+    assert digests(pair.root / "out") == digests(pair.root / "whole")
+
+
+def test_a_scaled_adapter_needs_no_weights_of_a_base_on_the_hub(w2s, adapter, pair, monkeypatch):
+    found = []
+    monkeypatch.setattr(
+        "w2s.expo.adapter_run.local_folder", lambda name, revision: found.append(name) or Path(name)
+    )
+    options = ("--aligned", "lora", "--alpha", 0.3, "--lora", "adapter", "--out", "out")
+    assert w2s("expo", "--base", "org/sft", *options).code == 0
+    assert set(found) == {"lora"}
+    card = (pair.root / "out" / "README.md").read_text()
+    assert "- org/sft" in card
+
+
+def test_a_merged_adapter_with_new_tokens_loads(w2s, pair):
+    model = AutoModelForCausalLM.from_pretrained("sft")
+    model.resize_token_embeddings(261)
+    settings = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
+    get_peft_model(model, settings).save_pretrained("lora", save_embedding_layers=True)
+    done = run_lora(w2s, "merged")
+    assert done.code == 0, done.err
+    assert "the adapter has more rows than the base (from 257 on)" in done.err
+    merged = AutoModelForCausalLM.from_pretrained("out")
+    assert merged.config.vocab_size == 261
+    given = load_file(pair.root / "lora" / "adapter_model.safetensors")
+    embedding = given["base_model.model.model.embed_tokens.weight"]
+    assert torch.equal(merged.get_input_embeddings().weight[257:], embedding[257:])
+
+
 LORA = {
     "dtype": ("adapter", ["--dtype", "float32"], ["--dtype has no meaning with --lora adapter"]),
     "size": ("adapter", ["--shard-size", "1GB"], ["--shard-size has no meaning with"]),

@@ -264,14 +264,25 @@ def test_a_tile_does_not_change_the_sum(make, monkeypatch):
     assert_close(merged(folders), whole, 1e-15)
 
 
-def test_an_adapter_of_a_model_without_its_prefix_is_matched_by_name(make):
-    folders = make(llama(), **linear(0.3))
+def test_a_base_without_the_models_prefix_is_matched_by_name(make):
+    folders = make(llama(), r=4, target_modules=["q_proj", "down_proj", "embed_tokens"])
     wanted = merged(folders)
     tensors = load_file(folders[0] / "model.safetensors")
     shorter = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
     save_file(shorter, folders[0] / "model.safetensors")
-    assert_close({f"model.{name}" if name != "lm_head.weight" else name: tensor
-                  for name, tensor in merged(folders).items()}, wanted)  # fmt: skip
+    found = merged(folders)
+    assert "embed_tokens.weight" in found
+    assert_close(found, {name.removeprefix("model."): wanted[name] for name in wanted})
+
+
+def test_an_adapter_of_a_model_without_its_prefix_is_matched_by_name(make):
+    folders = make(llama(), r=4, target_modules=["q_proj", "down_proj"])
+    wanted = merged(folders)
+    tensors = load_file(folders[1] / WEIGHTS)
+    shorter = {name.replace("base_model.model.model.", "base_model.model."): tensor
+               for name, tensor in tensors.items()}  # fmt: skip
+    save_file(shorter, folders[1] / WEIGHTS)
+    assert_close(merged(folders), wanted)
 
 
 def grow(model):

@@ -27,6 +27,9 @@ _STEP = 16 << 20  # bytes that are compared at once
 # Models whose linear layers keep their weights as [in, out] (transformers' Conv1D).
 _CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 
+# What the names of a model's tensors may begin with, and those of a save of its body do not.
+_PREFIXES = ("model.", "transformer.", "gpt_neox.", "language_model.", "backbone.", "decoder.")
+
 
 @dataclass(frozen=True)
 class RenamedTensor:
@@ -67,9 +70,9 @@ class _Base:
         if name in tensors:
             return tensors[name]
         rest = name
-        while "." in rest:
+        while rest.startswith(_PREFIXES):
             rest = rest.partition(".")[2]
-            if rest in tensors and rest.count(".") > 1:
+            if rest in tensors:
                 return tensors[rest]
         longer = [other for other in tensors if other.endswith(f".{name}")]
         return tensors[longer[0]] if len(longer) == 1 else None
