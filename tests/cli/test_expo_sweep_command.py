@@ -11,8 +11,11 @@ import time
 import pytest
 
 import w2s as package
+from w2s import embedded
 from w2s.cli import main
 from w2s.expo.sweep import run as run_module
+from w2s.expo.sweep.writers import BrokenModel
+from w2s.reproduce import judge as judge_module
 
 REWARD = """
 def length(prompts, responses):
@@ -241,6 +244,17 @@ def test_a_model_that_breaks_down_is_passed_over(sweep, tmp_path):
     assert "broke down at α = 1e+60" in done.out
 
 
+def test_an_aligned_model_that_breaks_down_itself_ends_the_sweep(sweep, monkeypatch, tmp_path):
+    def rows(self, alpha, first, end):
+        raise BrokenModel("logits are not finite after prompt 0")
+
+    monkeypatch.setattr(run_module.Sweep, "_rows", rows)
+    done = sweep(tmp_path / "out")
+    assert done.code == 2
+    assert "(α = 0) cannot be compared with: logits are not finite after prompt 0" in done.err
+    assert done.err.count("\n") <= 5
+
+
 def test_theta_of_alpha_may_steer_a_large_model(sweep, folders, tmp_path):
     out = tmp_path / "out"
     done = sweep(out, "--steer", folders.large, "--samples", 1)
@@ -285,3 +299,27 @@ def test_one_model_of_two_is_refused(w2s, folders, tmp_path):
     done = w2s("expo", "sweep", "--base", folders.untuned, "--out", tmp_path / "out")
     assert done.code == 2
     assert "--base and --aligned go together" in done.err
+
+
+@pytest.mark.models
+@pytest.mark.slow  # the large model's tokenizer comes with its conversion
+def test_without_models_and_prompts_it_sweeps_the_embedded_pair(w2s, monkeypatch, tmp_path):
+    class Stub:
+        def __init__(self):
+            self.facts = {}
+
+        def __call__(self, text):
+            return float("good" in text)
+
+    monkeypatch.setattr(judge_module, "kept_judge", lambda path, say: Stub())
+    out = tmp_path / "out"
+    done = w2s(
+        "expo", "sweep", "--alphas", 1, "--limit", 3, "--max-new-tokens", 4, "--out", out
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert [one["alpha"] for one in report(out)["alphas"]] == [0.0, 1.0]
+    skip = 248  # beyond those of `w2s reproduce sentiment`
+    tokenizer = package.load(embedded.large()).tokenizer
+    openings = embedded.openings(tokenizer, 3, skip=skip)
+    assert [row["prompt"] for row in rows(out)] == openings * 2
+    assert "40 texts" in report(out)["settings"]["guard"]

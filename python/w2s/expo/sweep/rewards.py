@@ -139,7 +139,7 @@ class PairReward:
             found = score(prompts, responses, self._pair)
         except W2SError as error:
             raise ExpoError(f"the reward {self.name!r}: {_one_line(error)}") from error
-        return {"reward": [one.total for one in found]}
+        return {"reward": checked([one.total for one in found], len(responses), self.name)}
 
 
 class PythonReward:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from w2s.models import Model
 
 _NAMED = 3  # tensors named in a message
+_ELEMENTS = 2**20  # compared at once
 
 
 @dataclass(frozen=True)
@@ -133,10 +134,7 @@ class Served:
         if isinstance(place.layer, Packed) and place.attribute == "weight":
             loaded = place.layer.plain_weight()
         theta1 = self._read(task.aligned, 0).to(loaded.device)
-        same = theta1.shape == loaded.shape and torch.equal(
-            theta1.to(loaded.dtype).nan_to_num(0.0), loaded.detach().nan_to_num(0.0)
-        )
-        if not same:
+        if theta1.shape != loaded.shape or not _same(theta1, loaded.detach()):
             raise ExpoError(
                 f"the tensor {task.aligned.name} of {self.model.name} is not what transformers "
                 "loads under that name, so it cannot be served in place; write the α to try with "
@@ -170,6 +168,16 @@ def _matched(module: Any, tasks: Sequence[TensorTask]) -> list[tuple[TensorTask,
             "served in place; write the α to try with `w2s expo` and compare those checkpoints"
         )
     return found
+
+
+def _same(stored: Tensor, loaded: Tensor) -> bool:
+    """Whether equally shaped tensors hold the same in the dtype of `loaded`; NaN is like NaN."""
+    pieces = (tensor.reshape(-1).split(_ELEMENTS) for tensor in (stored, loaded))
+    for a, b in zip(*pieces, strict=True):
+        a = a.to(b.dtype)
+        if not bool(((a == b) | (a.isnan() & b.isnan())).all()):
+            return False
+    return True
 
 
 def _held(module: nn.Module) -> int:
