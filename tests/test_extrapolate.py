@@ -308,6 +308,7 @@ def test_out_may_be_either_input_or_something_else(backend):
     assert same_bits(wide, extrapolate(theta1, theta0, 0.3, out_dtype=torch.float32))
 
 
+@pytest.mark.slow
 def test_a_result_larger_than_the_processors_caches_is_written_past_them(backends):
     count = (2 << 20) + 1003
     theta1, theta0 = (t[0] for t in example_inputs(1, count, dtype=torch.bfloat16))

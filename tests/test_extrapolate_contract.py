@@ -54,7 +54,7 @@ def test_gradients_stop_here(backend_once):
     assert same_bits(layer.weight.detach(), expected)
 
 
-@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("stochastic", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_opcheck(backend_once, stochastic):
     ops, (theta1, theta0) = backend_once.namespace, example_inputs(5, 6, dtype=torch.bfloat16)
     sums, rows = torch.zeros(4, dtype=torch.float64), torch.ones(5, dtype=torch.float64)
@@ -106,6 +106,7 @@ def test_the_reference_asks_the_device_nothing():
             )
 
 
+@pytest.mark.slow
 def test_the_references_memory_is_bounded():
     theta1, theta0 = example_inputs(1, 5 << 20, dtype=torch.bfloat16)
     out, sums = torch.empty_like(theta1), torch.zeros(4, dtype=torch.float64)
