@@ -136,6 +136,20 @@ def test_more_positions_are_no_vocabulary(check, pair):
     assert codes(check()) == [("error", "shape")]
 
 
+def test_an_embedding_of_another_width_is_an_error(check, pair):
+    edit(pair.base, lambda tensors: tensors | {EMBEDDING: torch.ones(VOCAB - 1, 31)})
+    assert codes(check()) == [("error", "shape")]
+
+
+def test_any_table_with_a_row_a_token_is_a_vocabulary(check, pair):
+    set_config(pair.base, vocab_size=VOCAB - 3)
+    for folder, rows in ((pair.base, VOCAB - 3), (pair.aligned, VOCAB)):
+        edit(folder, lambda t, rows=rows: t | {"model.bias_of_token": torch.ones(rows)})
+    survey = check()
+    assert codes(survey) == [("note", "vocabulary-grown")]
+    assert "model.bias_of_token" in the(survey, "vocabulary-grown").what
+
+
 def test_new_vocabulary_rows_are_copied_and_their_tokens_named(check, pair):
     for name in (EMBEDDING, HEAD):
         grown(pair.aligned, name, 2)

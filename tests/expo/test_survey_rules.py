@@ -10,6 +10,7 @@ import torch
 
 from support.expo_pairs import VOCAB, codes, edit, set_config, the, word_tokenizer, words
 from w2s.errors import ExpoError
+from w2s.expo.checkpoint import open_checkpoint
 
 # Files
 
@@ -23,6 +24,15 @@ def test_links_to_the_same_file_are_an_error(check, pair):
     (pair.aligned / "model.safetensors").unlink()
     (pair.aligned / "model.safetensors").symlink_to(pair.base / "model.safetensors")
     assert codes(check()) == [("error", "same-weights")]
+
+
+def test_copies_under_other_names_are_two_models(check, pair):
+    name = "model-00001-of-00001.safetensors"
+    index = {"weight_map": dict.fromkeys(open_checkpoint(pair.aligned, "θ₁").tensors, name)}
+    (pair.aligned / "model.safetensors").rename(pair.aligned / name)
+    (pair.aligned / "model.safetensors.index.json").write_text(json.dumps(index))
+    (pair.base / name).symlink_to(pair.aligned / name)
+    assert check().findings == []
 
 
 def test_a_damaged_file_is_a_finding_that_names_it(check, pair):
@@ -166,8 +176,18 @@ def test_rope_settings_are_the_same_in_old_and_new_configs(check, pair):
     assert check().findings == []
 
 
+def test_the_older_name_of_a_rope_type_is_the_same(check, pair):
+    scaled = {"rope_theta": 10000.0, "rope_type": "linear", "factor": 2.0}
+    set_config(pair.aligned, rope_parameters=scaled)
+    older = {"type": "linear", "factor": 2.0}
+    set_config(pair.base, rope_parameters=None, rope_theta=10000.0, rope_scaling=older)
+    assert check().findings == []
+
+
 def test_what_one_config_leaves_to_a_default_is_no_difference(check, pair):
-    set_config(pair.base, rms_norm_eps=None, hidden_act=None, rope_parameters=None)
+    set_config(
+        pair.base, rms_norm_eps=None, hidden_act=None, rope_parameters=None, architectures=None
+    )
     assert check().findings == []
 
 
@@ -290,6 +310,7 @@ def test_rounding_to_nearest_in_low_precision_is_a_warning(check):
     assert "--rounding stochastic" in the(survey, "rounding").what_to_do
     assert "--dtype float32" in the(survey, "rounding").what_to_do
     assert check(dtype="bfloat16", rounding="stochastic").findings == []
+    assert codes(check(alpha=1.5, dtype="bfloat16")) == [("note", "alpha-large")]
 
 
 def test_float16_from_a_wider_dtype_is_a_note(check):

@@ -143,7 +143,7 @@ def _licences(names: tuple[str, str], licences: tuple[Licence, Licence]) -> str:
         for name, licence in zip(names, licences, strict=True)
     )
     return (
-        "## Licences\n\nAs the cards of both models state them; a result is bound by both.\n\n"
+        "## Licences\n\nAs the cards of both models state them; nothing was guessed.\n\n"
         + "".join(lines)
     )
 

@@ -82,7 +82,9 @@ def pair_up(
             found.borrowed.append(name)
         if mine is not None:
             taken.add(mine.name)
-        found.pairs.append(Pair(tensor, mine, _twin(name, embeddings, configs[1], same_bytes)))
+        twin = _twin(name, embeddings, configs[1], same_bytes)
+        twin = twin if twin and aligned[twin].shape == tensor.shape else ""
+        found.pairs.append(Pair(tensor, mine, twin))
     for name in base:
         if name in taken:
             continue
