@@ -85,6 +85,8 @@ def test_the_config_has_the_dtype_that_was_written(files, pair):
 
 
 def test_the_dtype_is_that_of_the_matrices_where_they_are_mixed(files, pair):
+    for folder in (pair.base, pair.aligned):
+        edit(folder, lambda ts: ts | {"model.scales": torch.ones(100_000)})
     edit(
         pair.aligned,
         lambda ts: {n: one.half() if one.ndim > 1 else one for n, one in ts.items()},

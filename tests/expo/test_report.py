@@ -64,7 +64,7 @@ def test_layers_add_up_their_tensors(report):
     layer = report(every={"delta": 4.0, "theta1": 100.0, "effective": 0.25}).layers[1]
     assert layer.elements == 90
     assert layer.distance == pytest.approx(math.sqrt(36 / 900))
-    assert layer.alpha == pytest.approx(0.3)
+    assert layer.alpha == 0.3
     assert layer.effective_alpha == pytest.approx(0.25)
 
 
@@ -102,7 +102,12 @@ def test_advice_names_the_layers_that_rounding_changed(report):
     few = {name: {"delta": 1e-3, "effective": 0.0}, "model.norm.weight": {"effective": 0.2}}
     (advice,) = report(few, {"delta": 100.0, "theta1": 1e6}, dtype="bf16").advice()
     assert "norms" in advice
-    assert "0.2 of 0.3" in advice
+    assert "in norms 0.2 is left of 0.3" in advice
+    few["model.norm.weight"] = {"effective": 0.5}
+    assert (
+        report(few, {"delta": 100.0, "theta1": 1e6}, dtype="bf16", rounding="stochastic").advice()
+        == []
+    )
 
 
 def test_advice_names_frozen_layers(report):

@@ -166,7 +166,7 @@ def survey(
         found += output_findings(out, needed, resume=resume, force_space=force_space)
     return Survey(
         recipe,
-        worst_first(iter(dict.fromkeys(found))),
+        worst_first(iter(found)),
         plan.tasks,
         shards,
         bytes_read=sum(map(_read, plan.tasks)),
@@ -179,7 +179,7 @@ def survey(
 
 
 def _with(done: Survey, found: Sequence[Finding]) -> Survey:
-    done.findings[:] = worst_first(iter(dict.fromkeys([*found, *done.findings])))
+    done.findings[:] = worst_first(iter([*found, *done.findings]))
     return done
 
 
