@@ -15,6 +15,7 @@ from w2s.models import Model
 from w2s.plan import SearchPlan
 from w2s.prompts import Prompt
 from w2s.scorers.pair import _TOKENS_PER_FORWARD
+from w2s.sizes import size as size
 
 _ROLES = ("large", "tuned", "untuned")
 _REFERENCE_BLOCK = 1 << 24  # elements that a reference op works on at once
@@ -100,15 +101,6 @@ class Estimate:
                 f"each further prompt {size(self.per_prompt)}",
             ]
         )
-
-
-def size(count: float) -> str:
-    """Bytes for a reader: "1.5 GiB"."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
 
 
 def estimate(

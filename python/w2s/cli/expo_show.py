@@ -30,7 +30,7 @@ def say_findings(findings: Sequence[Finding], everything: bool) -> None:
 
 def plan_lines(survey: Survey) -> Iterator[str]:
     """What was looked at, and what a run reads, writes and holds in memory."""
-    from w2s.estimate import size
+    from w2s.sizes import size
 
     for line in survey.looked_at:
         yield f"looked at {line}"
@@ -73,8 +73,8 @@ def show_report(report: Report, out: Path, seconds: float, streaming: float) -> 
     from rich.console import Console
     from rich.table import Table
 
-    from w2s.estimate import size
     from w2s.expo.report import COLUMNS
+    from w2s.sizes import size
 
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     rows = report.table()

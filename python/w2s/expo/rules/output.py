@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from w2s.estimate import size
 from w2s.preflight.finding import Finding, error, warning
+from w2s.sizes import size
 
 
 def partial_of(out: Path) -> Path:

@@ -13,7 +13,6 @@ from w2s import embedded
 from w2s.batching import AUTO
 from w2s.checkpoints import lacks_tokenizer
 from w2s.errors import ExpoError
-from w2s.estimate import size
 from w2s.expo.inputs import local_folder
 from w2s.expo.recipe import Recipe
 from w2s.expo.survey import check_recipe
@@ -28,6 +27,7 @@ from w2s.fingerprint import identity
 from w2s.models import Model
 from w2s.prompts import Prompt
 from w2s.reproduce.stamp import digest
+from w2s.sizes import size
 
 _AT_ONCE = "prompts at once"
 Say = Callable[[str], None]
