@@ -295,6 +295,15 @@ def test_bad_input_is_one_sentence(sweep, tmp_path, options, said):
     assert done.err.count("\n") <= 5
 
 
+def test_an_adapter_is_refused_with_the_command_that_merges_it(sweep, folders, tmp_path):
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    done = sweep(tmp_path / "out", "--aligned", tmp_path / "lora")
+    assert done.code == 2
+    assert "is an adapter, which cannot be served in place" in done.err
+    assert "--lora merged --alpha 0 --out MERGED" in done.err
+
+
 def test_one_model_of_two_is_refused(w2s, folders, tmp_path):
     done = w2s("expo", "sweep", "--base", folders.untuned, "--out", tmp_path / "out")
     assert done.code == 2

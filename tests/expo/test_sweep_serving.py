@@ -11,6 +11,7 @@ import w2s
 from support.tiny import word_tokenizer
 from w2s.errors import ExpoError
 from w2s.expo.recipe import Recipe
+from w2s.expo.run import extrapolate_checkpoint
 from w2s.expo.survey import check_recipe
 from w2s.expo.sweep.serving import Served
 from w2s_kernels import extrapolate
@@ -72,6 +73,17 @@ def test_a_served_alpha_is_what_would_be_written_bit_for_bit(served, stored, dty
         for name, value in theta1.items():
             wanted = expected(value, theta0[name], alpha, getattr(torch, dtype))
             assert torch.equal(bits(state[name]), bits(wanted)), (name, alpha)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_served_alpha_is_the_checkpoint_that_is_written(served, tmp_path, dtype):
+    one, *_ = served(torch.bfloat16, dtype, grown=7, tie_word_embeddings=True)
+    recipe = Recipe(str(tmp_path / "base"), str(tmp_path / "aligned"), 0.3, dtype=dtype)
+    extrapolate_checkpoint(recipe, tmp_path / "out")
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    one.set(0.3)
+    state = one.model.module.state_dict()
+    assert all(torch.equal(bits(state[name]), bits(value)) for name, value in written.items())
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -10,6 +10,7 @@ from typing import Any
 
 import w2s
 from w2s import embedded
+from w2s.adapters import adapter_folder
 from w2s.batching import AUTO
 from w2s.checkpoints import lacks_tokenizer
 from w2s.errors import ExpoError
@@ -79,6 +80,12 @@ def prepare(wanted: Wanted, folder: Path, say: Say) -> Prepared:
         ExpoError, ModelError, …: each a `W2SError` with one sentence.
     """
     base, aligned = local_folder(wanted.base, None), local_folder(wanted.aligned, None)
+    if adapter_folder(str(aligned)) is not None:
+        raise ExpoError(
+            f"the aligned model ({wanted.aligned}) is an adapter, which cannot be served in place; "
+            f"merge it first (w2s expo --base {wanted.base} --aligned {wanted.aligned} --lora "
+            "merged --alpha 0 --out MERGED) and give --aligned MERGED"
+        )
     survey = check_recipe(Recipe(str(base), str(aligned), alpha=1.0))
     for finding in survey.findings:
         if finding.level == "error":
