@@ -16,7 +16,7 @@ from w2s.errors import ExpoError
 from w2s.expo.pieces import PIECE, SLOTS
 from w2s.expo.recipe import Recipe
 from w2s.expo.run import extrapolate_checkpoint
-from w2s_kernels import extrapolate, key_of
+from w2s_kernels import _library, extrapolate, key_of
 
 ALIGNED = random_tensors(1, torch.float32)
 BASE = near(ALIGNED)
@@ -256,8 +256,8 @@ def test_memory_does_not_grow_with_the_tensors(tmp_path):
         watcher.join()
     buffers = 3 * SLOTS * PIECE / 2**20
     assert buffers == 72
-    # Beside the buffers: what the op itself takes, which without the compiled kernel is the most.
-    assert peak[0] < buffers + 256
+    # Beside them threads, and what the op takes: much only where there is no compiled kernel.
+    assert peak[0] < buffers + (64 if _library.load() else 256)
 
 
 def test_progress_comes_from_the_calling_thread(tmp_path):

@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
@@ -133,7 +134,8 @@ class _Stream:
         try:
             for thread in threads:
                 thread.start()
-            self._work_out()
+            with _kernel_threads():
+                self._work_out()
         finally:
             self._stopped = True
             self._free.put(None)
@@ -238,6 +240,18 @@ class _Stream:
             sums=sums,
         )  # fmt: skip
         return Slot.part(slot.out, piece.out[1])
+
+
+@contextmanager
+def _kernel_threads() -> Iterator[None]:
+    """Leaves a core each to the reader and the writer: with threads on their cores, too, the kernel
+    would wait for the slowest of them in every piece. Four sums are as fast as any memory."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(4, max(1, before - 2)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _begins(layouts: Sequence[ShardLayout]) -> dict[str, int]:
