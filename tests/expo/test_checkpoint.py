@@ -261,6 +261,18 @@ def test_a_tensor_in_two_files_is_the_one_that_the_index_names(tmp_path):
     refused(tmp_path, "three.safetensors of θ₁ has y once more", "four.safetensors")
 
 
+def test_a_bin_file_is_the_same_where_mappings_cannot_be_looked_up(tmp_path, monkeypatch):
+    found = tensors()
+    torch.save(found, tmp_path / "pytorch_model.bin")
+    monkeypatch.setattr("w2s.expo.pickled._mappings", list)
+    opened = open_checkpoint(tmp_path, "θ₁")
+    for name, tensor in found.items():
+        assert read(opened.tensors[name]) == bytes_of(tensor)
+    os.truncate(tmp_path / "pytorch_model.bin", 1000)
+    with pytest.raises(ExpoError, match="was changed while"):
+        read(opened.tensors["embed.weight"])
+
+
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
 def test_a_file_that_changes_while_it_is_read_is_an_error_that_names_it(tmp_path, kind):
     if kind == "bin":

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from w2s.errors import ExpoError
-from w2s.expo.pickled import read_pickled, tied
+from w2s.expo.pickled import read_pickled
 from w2s.expo.shard_files import ShardFile, damaged, load_json, read_safetensors
 from w2s.expo.tasks import StoredTensor
 
@@ -108,9 +108,9 @@ def _add(to: Checkpoint, shard: str, place: dict[str, str]) -> None:
     path = to.folder / shard
     found: Sequence[StoredTensor]
     if shard.endswith(".bin"):
-        file, mapped = read_pickled(path, to.who)
-        found = mapped
-        to.tied.update(tied(mapped))
+        pickled = read_pickled(path, to.who)
+        file, found = pickled.file, pickled.tensors
+        to.tied.update(pickled.tied)
     else:
         file, found, metadata = read_safetensors(path, to.who)
         to.metadata = metadata | to.metadata
