@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from w2s.expo.sweep.run import Step
     from w2s.expo.sweep.settings import SweepSettings
 
-EXAMPLE = """Example: w2s expo sweep --base sft --aligned dpo --alphas 0.1,0.3,1 \
---prompts prompts.txt --reward pair:dpo,sft --out sweep"""
+EXAMPLE = "Example: w2s expo sweep --alphas 0.1,0.3,1 --refine 1 --limit 20 --out sweep"
 _ALPHAS, _DRAWS, _MODELS = "Which α", "How responses are drawn", "The models"
 _JUDGE, _RUN = "How they are judged", "How to run"
 # A sweep that is given no prompts takes held-out reviews. A model that writes itself gets openings
