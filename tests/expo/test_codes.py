@@ -1,7 +1,11 @@
-"""The codes of findings: docs/check.md lists each, once, and none that is not there."""
+"""The codes of findings, which docs/check.md lists; and what looking for them costs at first."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 import w2s.expo.survey
 
@@ -20,3 +24,10 @@ def test_the_documentation_lists_just_the_codes_there_are():
     listed = [code for cell in cells for code in re.findall(r"`([a-z0-9-]+)`", cell)]
     assert len(listed) == len(set(listed))
     assert set(listed) - {"adapter-base", "lora-scaled"} == used - {"adapter-base", "lora-scaled"}
+
+
+@pytest.mark.slow  # a process of its own
+def test_a_survey_starts_without_transformers():
+    code = "import sys, w2s.expo.survey; print('transformers' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,10 +22,15 @@ _FILES = (
 
 @dataclass
 class Tokenizer:
-    """The tokenizer files of a folder, parsed when something is asked of them."""
+    """The tokenizer files of a folder, parsed when something is asked of them.
+
+    problem: why they cannot be read. merges: a digest of a byte-pair encoding's merges, known with
+    the vocabulary; empty where there are none.
+    """
 
     folder: Path
     problem: str = field(default="", init=False)
+    merges: str = field(default="", init=False)
 
     @cached_property
     def files(self) -> dict[str, bytes]:
@@ -54,19 +60,10 @@ class Tokenizer:
             self.problem = f"{type(reason).__name__}: {lines[0]:.150}"
             return None
 
-    @cached_property
-    def merges(self) -> list[str] | None:
-        """The merges of a byte-pair encoding, in order, in one form whoever wrote them."""
-        if "tokenizer.json" not in self.files or self.vocabulary is None:
-            return None
-        merges = json.loads(self.files["tokenizer.json"])["model"].get("merges")
-        if not isinstance(merges, list):
-            return None
-        return [one if isinstance(one, str) else " ".join(map(str, one)) for one in merges]
-
     def _of_json(self) -> dict[str, int]:
         content = json.loads(self.files["tokenizer.json"])
         listed = content["model"]["vocab"]
+        self.merges = _digest(content["model"].get("merges"))
         if isinstance(listed, list):  # unigram: (piece, score) in the order of the ids
             listed = {entry[0]: number for number, entry in enumerate(listed)}
         added = {entry["content"]: int(entry["id"]) for entry in content.get("added_tokens") or ()}
@@ -166,7 +163,7 @@ def _compared(
             "see that the one was trained from the other; the rows of renamed tokens are "
             "extrapolated like others",
         )
-    elif base.merges != aligned.merges and None not in (base.merges, aligned.merges):
+    elif base.merges != aligned.merges and base.merges and aligned.merges:
         yield warning(
             "tokenizer",
             f"the tokenizers of {who[0]} and {who[1]} merge in another order",
@@ -181,6 +178,14 @@ def _compared(
             f"{who[1]} has {_tokens(inside)}, in rows that {who[0]} has for no token",
             "nothing: they are extrapolated like others",
         )
+
+
+def _digest(merges: object) -> str:
+    """Of the merges in order, in one form whoever wrote them: "a b", or ["a", "b"]."""
+    if not isinstance(merges, list) or not merges:
+        return ""
+    lines = (one if isinstance(one, str) else " ".join(map(str, one)) for one in merges)
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def new_tokens(aligned: Tokenizer, begin: int) -> str:
