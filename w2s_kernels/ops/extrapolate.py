@@ -172,8 +172,13 @@ class _Call:
         self.settings = number, rows, rounding == "stochastic", signed, start
 
 
-# A name is hashed while torch.compile traces: its key is a constant of the graph.
-_constant_key = torch.compiler.assume_constant_result(key_of)
+def _constant_key(name: str) -> int:
+    return key_of(name)
+
+
+# A name is hashed while torch.compile traces: its key is a constant of the graph. This mark is all
+# that torch.compiler.assume_constant_result sets, but calling it imports the compiler for a second.
+_constant_key._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _word(name: str, value: int) -> int:
