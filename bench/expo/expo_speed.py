@@ -61,9 +61,9 @@ WAYS = {
     "plain in threads": Way("plain in threads"),
     "nearest": Way("w2s", (), 0.5),
     "stochastic": Way("w2s", ("--rounding", "stochastic"), 1.0),
-    "mergekit": Way("mergekit", (), 4.0),
+    "mergekit": Way("mergekit", (), 8.0),
     "mergekit in shards": Way(
-        "mergekit", ("--out-shard-size", str(_SHARD), "--async-write"), 4.0
+        "mergekit", ("--out-shard-size", str(_SHARD), "--async-write"), 8.0
     ),
 }  # fmt: skip
 
