@@ -80,7 +80,7 @@ def test_a_file_that_may_not_get_its_size_is_named_at_once(recipe, tmp_path):
         ("posix_fallocate", 2, errno.ENOSPC, (FILES[2], "No space left")),
         ("posix_fallocate", 1, errno.EDQUOT, (FILES[1], "quota")),
         ("pwrite", 0, errno.ENOSPC, (FILES[0], "No space left")),
-        ("pwrite", 3, errno.EIO, (FILES[1], "Input/output error", "disk")),
+        ("pwrite", 1, errno.EIO, (FILES[1], "Input/output error", "disk")),
         ("mkdir", 0, errno.EACCES, ("out.partial", "Permission denied")),
         ("mkdir", 0, errno.EROFS, ("out.partial", "Read-only file system")),
         ("replace", 0, errno.EIO, (JOURNAL, "Input/output error")),

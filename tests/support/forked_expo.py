@@ -18,11 +18,11 @@ import traceback
 import torch
 
 from w2s.errors import ExpoError
-from w2s.expo import pieces
+from w2s.expo import pieces, writer
 from w2s.expo.recipe import Recipe
 from w2s.expo.run import extrapolate_checkpoint
 
-PIECE = 1 << 14
+PIECE, HELD = 1 << 14, 1 << 13
 CHANGES = ("mkdir", "posix_fallocate", "pwrite", "fsync", "replace", "rename", "unlink", "rmdir")
 
 
@@ -50,7 +50,7 @@ def child(order, tells):
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.dup2(os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-        pieces.PIECE = PIECE
+        pieces.PIECE, writer.HELD = PIECE, HELD
         steps = Steps(order.get("step"))
         try:
             extrapolate_checkpoint(Recipe(**order["recipe"]), order["out"], resume=order["resume"])
@@ -61,6 +61,8 @@ def child(order, tells):
         except KeyboardInterrupt:
             code = 130
         os.write(tells, str(steps.made).encode())
+    except KeyboardInterrupt:  # before or after the extrapolation
+        code = 130
     except BaseException:
         traceback.print_exc()
     finally:

@@ -12,6 +12,7 @@ from w2s.errors import ExpoError
 from w2s.expo.layout import out_nbytes
 from w2s.expo.shard_files import DTYPE_BITS
 from w2s.expo.tasks import FLOATING, StoredTensor, TensorTask
+from w2s.expo.writer import BLOCK, block_aligned
 
 # Bytes of a piece in the widest of its dtypes, and how many pieces are under way: a fixed amount of
 # memory whatever the tensors are, and a piece that stays in a cache between read, sum and write.
@@ -86,14 +87,18 @@ def _size(code: str, task: TensorTask) -> int:
 
 
 class Slot:
-    """Memory of one piece under way, used again and again: θ₁'s part, θ₀'s part, the result's."""
+    """Memory of one piece under way, used again and again: θ₁'s part, θ₀'s part, the result's.
+
+    Each has `BLOCK` bytes of room, so that a result can lie as it will in the blocks of its file.
+    """
 
     def __init__(self, nbytes: int) -> None:
-        self.one, self.two, self.out = (torch.empty(nbytes, dtype=torch.uint8) for _ in range(3))
+        self.one, self.two, self.out = (block_aligned(nbytes + BLOCK) for _ in range(3))
 
-    @staticmethod
-    def part(buffer: torch.Tensor, nbytes: int) -> memoryview:
-        return buffer.numpy().data[:nbytes]
+
+def part(buffer: torch.Tensor, begin: int, end: int) -> memoryview:
+    """Bytes [begin, end) of a buffer."""
+    return buffer.numpy().data[begin:end]
 
 
 def make_slots(tasks: Sequence[TensorTask]) -> list[Slot]:

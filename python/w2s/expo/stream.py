@@ -21,11 +21,11 @@ from queue import Empty, SimpleQueue
 import torch
 
 from w2s.expo.layout import ShardLayout, out_nbytes
-from w2s.expo.pieces import Piece, Slot, make_slots, pieces_of
+from w2s.expo.pieces import Piece, Slot, make_slots, part, pieces_of
 from w2s.expo.recipe import Rounding
 from w2s.expo.staging import Staging
 from w2s.expo.tasks import FLOATING, TensorSums, TensorTask
-from w2s.expo.writer import ShardWriter
+from w2s.expo.writer import BLOCK, ShardWriter
 from w2s_kernels import extrapolate, key_of
 
 Progress = Callable[[int, int], None]
@@ -91,11 +91,20 @@ class _Finished:
 
 
 @dataclass(frozen=True)
+class _Read:
+    """A piece whose inputs are in its slot. lead: where in a block its result begins."""
+
+    piece: Piece
+    slot: Slot
+    lead: int
+
+
+@dataclass(frozen=True)
 class _Result:
-    """Bytes of a result, and where they belong in the tensors of the shard."""
+    """Bytes of a result, from `lead` on in memory that begins with a block; see `ShardWriter`."""
 
     data: memoryview
-    begin: int
+    lead: int
     slot: Slot
 
 
@@ -118,7 +127,7 @@ class _Stream:
         self._stopped = False
         # What the calling thread waits for: pieces and ends of shards from the reader, an error
         # of either thread, None when the writer is done.
-        self._inbox: SimpleQueue[tuple[Piece, Slot] | ShardLayout | BaseException | None]
+        self._inbox: SimpleQueue[_Read | ShardLayout | BaseException | None]
         self._inbox = SimpleQueue()
         self._free: SimpleQueue[Slot | None] = SimpleQueue()
         self._done: SimpleQueue[_Result | _Finished | None] = SimpleQueue()
@@ -154,20 +163,27 @@ class _Stream:
 
     def _read(self) -> None:
         for layout in self._layouts:
+            end = len(layout.header)  # of the file so far
             for task in layout.tasks:
                 for piece in pieces_of(task):
                     slot = self._free.get()
                     if slot is None or self._stopped:
                         return
-                    first, count = piece.one
-                    task.aligned.read_into(Slot.part(slot.one, count), first)
-                    self._read_bytes += count
-                    if piece.base is not None:
-                        first, count = piece.two
-                        piece.base.read_into(Slot.part(slot.two, count), first)
-                        self._read_bytes += count
-                    self._inbox.put((piece, slot))
+                    self._inbox.put(self._fill(piece, slot, end % BLOCK))
+                    end += piece.out[1]
             self._inbox.put(layout)
+
+    def _fill(self, piece: Piece, slot: Slot, lead: int) -> _Read:
+        """Reads a piece; bytes that are copied as they are lie where the writer wants them."""
+        first, count = piece.one
+        begin = 0 if piece.count else lead
+        piece.task.aligned.read_into(part(slot.one, begin, begin + count), first)
+        self._read_bytes += count
+        if piece.base is not None:
+            first, count = piece.two
+            piece.base.read_into(part(slot.two, 0, count), first)
+            self._read_bytes += count
+        return _Read(piece, slot, lead)
 
     def _write(self) -> None:
         for layout in self._layouts:
@@ -176,8 +192,8 @@ class _Stream:
                 while isinstance(item, _Result):
                     if self._stopped:
                         return
-                    file.write(item.data, item.begin)
-                    self._written_bytes += len(item.data)
+                    file.write(item.data, item.lead)
+                    self._written_bytes += len(item.data) - item.lead
                     self._free.put(item.slot)
                     item = self._done.get()
                 if item is None or self._stopped:
@@ -188,7 +204,6 @@ class _Stream:
 
     def _work_out(self) -> None:
         running: dict[str, _Running] = {}
-        begins = _begins(self._layouts)
         while (item := self._next()) is not None:
             if isinstance(item, BaseException):
                 raise item
@@ -197,12 +212,10 @@ class _Stream:
                 running.clear()
                 self._done.put(_Finished(totals))
                 continue
-            piece, slot = item
-            data = self._data(piece, slot, self._running(running, piece.task))
-            begin = begins[piece.task.aligned.name] + piece.out[0]
-            self._done.put(_Result(data, begin, slot))
+            data = self._data(item, self._running(running, item.piece.task))
+            self._done.put(_Result(data, item.lead, item.slot))
 
-    def _next(self) -> tuple[Piece, Slot] | ShardLayout | BaseException | None:
+    def _next(self) -> _Read | ShardLayout | BaseException | None:
         while True:
             self._tell()
             try:
@@ -223,13 +236,14 @@ class _Stream:
             running[name] = _Running(task, key_of(task.key_name, self._seed))
         return running[name]
 
-    def _data(self, piece: Piece, slot: Slot, to: _Running) -> memoryview:
-        """The result's bytes of a piece."""
+    def _data(self, read: _Read, to: _Running) -> memoryview:
+        """The result's bytes of a piece, after `lead` others."""
+        piece, slot, end = read.piece, read.slot, read.lead + read.piece.out[1]
         if not piece.count:
-            return Slot.part(slot.one, piece.one[1])
+            return part(slot.one, 0, end)
         task = piece.task
         one = slot.one[: piece.one[1]].view(FLOATING[task.aligned.code])
-        out = slot.out[: piece.out[1]].view(FLOATING[task.out_code])
+        out = slot.out[read.lead : end].view(FLOATING[task.out_code])
         two, alpha, sums = one, 0.0, to.converted
         if piece.base is not None:
             two = slot.two[: piece.two[1]].view(FLOATING[piece.base.code])
@@ -239,7 +253,7 @@ class _Stream:
             one, two, alpha, rounding=self._rounding, key=to.key, start=piece.start, out=out,
             sums=sums,
         )  # fmt: skip
-        return Slot.part(slot.out, piece.out[1])
+        return part(slot.out, 0, end)
 
 
 @contextmanager
@@ -252,14 +266,3 @@ def _kernel_threads() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _begins(layouts: Sequence[ShardLayout]) -> dict[str, int]:
-    """Where each tensor begins among the tensors of its file, by its name."""
-    found = {}
-    for layout in layouts:
-        begin = 0
-        for task in layout.tasks:
-            found[task.aligned.name] = begin
-            begin += out_nbytes(task)
-    return found
