@@ -4,9 +4,9 @@
         --json bench/results/expo_speed.json
 
 makes a pair of random bf16 checkpoints of --gigabytes each and has every way make a result of it,
-in turns, each time in a fresh process, with the pair in the page cache (hot) and out of it (cold:
-posix_fadvise DONTNEED, looked at afterwards). The way takes its time with its imports done and
-until its result is on the disk (fsync; mergekit does none itself, it is counted all the same).
+in an order that changes, each time in a fresh process, with the pair in the page cache (hot) and
+out of it (cold: posix_fadvise DONTNEED, looked at afterwards). A way's time begins with its imports
+done and ends when its result is on the disk (mergekit does no fsync itself; it is added).
 
 *plain* reads both checkpoints and writes one of them again in blocks of 16 MiB, one after the
 other, without reflinks or copies inside the kernel; *plain in threads* does the three at once.
@@ -22,6 +22,7 @@ unless --keep is given; then the next run takes the pair from it.
 import argparse
 import json
 import os
+import random
 import shutil
 import sys
 import tempfile
@@ -135,11 +136,11 @@ def measure(bench: Bench, names: Sequence[str], rounds: int, report: dict[str, A
     ways = report["expo"]["ways"]
     for name in names:
         ways[name] = {state: {"call": [], "process": []} for state in STATES} | {"units": None}
+    turns = random.Random(0)
     for number in range(rounds):
         for state in STATES:
-            for shift in range(len(names)):
-                # Each round begins with another way, so that none always follows the same one.
-                name = names[(number + shift) % len(names)]
+            # By chance: who follows a way that leaves much memory to take over has it easier.
+            for name in turns.sample(names, len(names)):
                 taken, units = bench.take(name, state)
                 ways[name][state]["call"].append(taken.call)
                 ways[name][state]["process"].append(taken.process)
