@@ -196,3 +196,23 @@ def test_every_op_has_the_reference_backend():
     for name in w2s_kernels.__all__:
         getattr(w2s_kernels, name)
     assert all(backends["reference"] is None for backends in dispatch.available().values())
+
+
+_FIRST_USE = """
+import torch
+import w2s_kernels
+
+def several(logits, target):
+    value = w2s_kernels.logprob(logits, target)
+    m, _, _ = w2s_kernels.logprob_stats(logits, target)
+    return value, m, w2s_kernels.logprob_diff(logits, logits, target)
+
+logits, target = torch.randn(2, 9), torch.tensor([1, 8])
+found = torch.compile(several, fullgraph=True, backend="eager")(logits, target)
+assert all(map(torch.equal, found, several(logits, target)))
+"""
+
+
+def test_ops_that_are_first_used_while_compiling_are_found():
+    done = subprocess.run([sys.executable, "-c", _FIRST_USE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

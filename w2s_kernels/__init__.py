@@ -60,6 +60,11 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'w2s_kernels' has no attribute {name!r}")
+    if _PUBLIC[name].startswith("ops."):
+        # The first op defines them all: torch.compile, which may be what asks, takes the table of
+        # ops as it finds it and sees none that is defined while it traces.
+        for module in dict.fromkeys(_PUBLIC.values()):
+            import_module(f".{module}", __name__)
     value = getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
     globals()[name] = value
     return value
